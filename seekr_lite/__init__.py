@@ -1,0 +1,1 @@
+"""seekr-lite: continual learning of a quantised language model on one consumer GPU."""

@@ -1,0 +1,1 @@
+"""Tasks and examples, the readers that make them, and the batches they become."""

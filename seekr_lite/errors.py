@@ -1,0 +1,15 @@
+"""Errors that are for people: the user's mistake, said once and clearly, never a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """The input is wrong: what, where, what is allowed, how to mend it. Commands print it and end with 2."""
+
+    exit_code = 2
+
+
+class Interrupted(Exception):
+    """The run stopped in a way that the same command resumes. Commands end with `exit_code`."""
+
+    exit_code = 3
