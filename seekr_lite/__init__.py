@@ -1,1 +1,46 @@
-"""seekr-lite: continual learning of a quantised language model on one consumer GPU."""
+"""seekr-lite: continual learning of a quantised language model on one consumer GPU.
+
+    import seekr_lite as sl
+
+    run = sl.run("recipes/quickstart.toml", output="runs/first")
+    print(run.scores)
+
+The names below are the public API. They are loaded when first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seekr_lite.data.task import Example, Task
+    from seekr_lite.errors import UserError
+    from seekr_lite.evaluation.scoreboard import Scoreboard
+    from seekr_lite.learner import Learner
+    from seekr_lite.recipe import Recipe
+    from seekr_lite.runner import Run, open_run, run
+
+_HOMES = {
+    "Example": "seekr_lite.data.task",
+    "Learner": "seekr_lite.learner",
+    "Recipe": "seekr_lite.recipe",
+    "Run": "seekr_lite.runner",
+    "Scoreboard": "seekr_lite.evaluation.scoreboard",
+    "Task": "seekr_lite.data.task",
+    "UserError": "seekr_lite.errors",
+    "open_run": "seekr_lite.runner",
+    "run": "seekr_lite.runner",
+}
+
+__all__ = ["Example", "Learner", "Recipe", "Run", "Scoreboard", "Task", "UserError", "open_run", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'seekr_lite' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

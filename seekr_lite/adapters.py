@@ -1,0 +1,225 @@
+"""The sequence of LoRA adapters on one frozen base.
+
+One adapter, the *student*, is trained. When a task ends, a host copy of it joins the sequence. Any adapter of the
+sequence acts again, as teacher or to be evaluated, through one *slot* on the device into which its host copy is
+written: memory on the device does not grow with the number of tasks.
+
+With `growth = "stack"` the model of task k is the sum of the LoRAs 0..k. The sum of the earlier ones is held in a
+third, frozen adapter, and a snapshot is one adapter of rank (k+1) r, made by concatenation:
+B_0 A_0 + B_1 A_1 = [B_0 B_1] [A_0; A_1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from seekr_lite.base import Base
+from seekr_lite.errors import UserError
+from seekr_lite.seeds import seed_for
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import AdapterSettings
+
+STUDENT, SLOT, FROZEN = "student", "slot", "frozen"
+
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A frozen adapter on the host: PEFT's names -> fp32 tensors, lora_A `[rank, in]`, lora_B `[out, rank]`."""
+
+    weights: dict[str, torch.Tensor]
+    rank: int
+    alpha: float
+
+
+class AdapterSequence:
+    """The student, the snapshots of finished tasks, and the slot through which a snapshot acts."""
+
+    def __init__(self, base: Base, settings: AdapterSettings, seed: int) -> None:
+        self.base = base
+        self.settings = settings
+        self.seed = seed
+        self.snapshots: list[Snapshot] = []
+        self._slot_rank = 0
+        self._active = [STUDENT]
+        try:
+            self.model = get_peft_model(base.model, self._config(settings.rank, settings.dropout), adapter_name=STUDENT)
+        except ValueError as error:
+            raise UserError(f"adapter.targets {settings.targets!r}: {error}") from None
+        self._student = self._parameters(STUDENT)
+        self._activate([STUDENT])
+
+    # ------------------------------------------------------------------ the student
+
+    def start_task(self, from_previous: bool = True) -> None:
+        """Prepares the student for the next task: on from the last one, fresh, or fresh on top of the frozen sum."""
+        index = len(self.snapshots)
+        if not from_previous or index == 0:
+            self._drop(FROZEN)
+            self._initialise_student(index)
+            self._activate([STUDENT])
+        elif self.settings.growth == "continue":
+            self._write(STUDENT, self.snapshots[-1])
+            self._activate([STUDENT])
+        else:
+            last = self.snapshots[-1]
+            self._drop(FROZEN)
+            self._add(FROZEN, last.rank)
+            self._write(FROZEN, last)
+            self._initialise_student(index)
+            self._activate([FROZEN, STUDENT])
+
+    def finish_task(self) -> Snapshot:
+        """Freezes what the student has become: a host copy that joins the sequence."""
+        weights = {name: _host(parameter) for name, parameter in self._student.items()}
+        rank = self.settings.rank
+        if FROZEN in self._active:
+            before = self.snapshots[-1]
+            weights = {
+                name: torch.cat([before.weights[name], tensor], dim=0 if ".lora_A." in name else 1)
+                for name, tensor in weights.items()
+            }
+            rank += before.rank
+        snapshot = Snapshot(weights, rank, self.settings.alpha * rank / self.settings.rank)
+        self.snapshots.append(snapshot)
+        return snapshot
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """The student's parameters: the same objects for every task, so an optimizer never loses them."""
+        return list(self._student.values())
+
+    def student_state(self) -> dict[str, torch.Tensor]:
+        """Host copies of the student's tensors by PEFT's names."""
+        return {name: _host(parameter) for name, parameter in self._student.items()}
+
+    # ------------------------------------------------------------------ snapshots that act
+
+    @contextmanager
+    def acting_as(self, index: int | None, slot_rank: int | None = None) -> Iterator[None]:
+        """Inside the block the model is the model after task `index`, or the bare base for None: eval mode, no
+        gradients. The student, its `requires_grad` and its gradients are as before afterwards.
+
+        `slot_rank` asks for a larger slot than the snapshot needs (the rest is zeros, which adds nothing), so that
+        one slot serves teachers of several ranks.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                if index is None:
+                    with self.model.disable_adapter():
+                        yield
+                else:
+                    snapshot = self.snapshots[index]
+                    self._size_slot(slot_rank or snapshot.rank)
+                    self._write(SLOT, snapshot)
+                    self.model.base_model.set_adapter([SLOT], inference_mode=True)
+                    yield
+        finally:
+            self._activate(self._active)
+            self.model.train(was_training)
+
+    @property
+    def teacher_rank(self) -> int:
+        """The rank of the largest snapshot: a slot of this rank serves every teacher."""
+        return max((snapshot.rank for snapshot in self.snapshots), default=self.settings.rank)
+
+    def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
+        """`adapter_config.json` of a snapshot, with sorted lists so that files of equal runs are equal."""
+        config = self._config(snapshot.rank, self.settings.dropout)
+        config.target_modules = self.model.peft_config[STUDENT].target_modules
+        config.base_model_name_or_path = self.base.name_or_path
+        config.inference_mode = True
+        return {key: _plain(value) for key, value in sorted(config.to_dict().items())}
+
+    # ------------------------------------------------------------------ the parts on the device
+
+    def _config(self, rank: int, dropout: float) -> LoraConfig:
+        targets = self.settings.targets
+        if targets == "attention":
+            names = {name.rpartition(".")[2] for name, _ in self.base.model.named_modules()}
+            targets = tuple(sorted(names & set(ATTENTION_PROJECTIONS)))
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=rank,
+            lora_alpha=self.settings.alpha * rank / self.settings.rank,
+            lora_dropout=dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+        )
+
+    def _parameters(self, adapter: str) -> dict[str, torch.nn.Parameter]:
+        mark = f".{adapter}."
+        return {
+            name.replace(mark, "."): parameter
+            for name, parameter in self.model.named_parameters()
+            if mark in name and ".lora_" in name
+        }
+
+    def _add(self, adapter: str, rank: int) -> None:
+        with torch.random.fork_rng(devices=[]):  # PEFT draws an initialisation that is overwritten at once
+            self.model.add_adapter(adapter, self._config(rank, 0.0))
+        for parameter in self._parameters(adapter).values():
+            parameter.requires_grad_(False)
+
+    def _drop(self, adapter: str) -> None:
+        if adapter in self.model.peft_config:
+            self._activate([STUDENT])
+            self.model.delete_adapter(adapter)
+
+    def _size_slot(self, rank: int) -> None:
+        if self._slot_rank != rank:
+            active = self._active
+            self._drop(SLOT)
+            self._add(SLOT, rank)
+            self._slot_rank = rank
+            self._active = active
+
+    @torch.no_grad()
+    def _write(self, adapter: str, snapshot: Snapshot) -> None:
+        for name, parameter in self._parameters(adapter).items():
+            source = snapshot.weights[name]
+            if parameter.shape == source.shape:
+                parameter.copy_(source)
+            else:
+                parameter.zero_()
+                parameter[tuple(slice(0, size) for size in source.shape)].copy_(source)
+
+    @torch.no_grad()
+    def _initialise_student(self, index: int) -> None:
+        """LoRA's own start (A random, B zero), drawn on the host so that every device starts alike."""
+        generator = torch.Generator().manual_seed(seed_for(self.seed, "adapter", index))
+        for name, parameter in sorted(self._student.items()):
+            if ".lora_A." in name:
+                start = torch.empty(parameter.shape)
+                torch.nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+                parameter.copy_(start)
+            else:
+                parameter.zero_()
+
+    def _activate(self, adapters: list[str]) -> None:
+        """Makes adapters act, with gradients for the student alone (PEFT's `set_adapter` would flip them)."""
+        self.model.base_model.set_adapter(list(adapters), inference_mode=True)
+        for parameter in self._student.values():
+            parameter.requires_grad_(True)
+        self._active = list(adapters)
+
+
+def _host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return getattr(value, "value", value)

@@ -1,0 +1,98 @@
+"""What a head is worth: task sensitivity (how much the task's loss hangs on its map) and forgettability (how much
+its map moved while the task was learned). SEEKR, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from seekr_lite.attention.divergence import MapShape, map_change, real_rows
+from seekr_lite.attention.tap import AttentionCall, HeadRecorder, RecordedHeads, all_heads, select_heads
+
+
+class SensitivityRecorder:
+    """Mean square over (query, key) of the loss' gradient with respect to every attention probability.
+
+    That gradient is dO V^T (dO: gradient of the head's output before the output projection), so the sum of its
+    squares is <dO^T dO, V^T V>: two d x d matrices a head, no map. The whole square counts, as in the official code.
+    """
+
+    def __init__(self, padding: torch.Tensor) -> None:
+        self.padding = padding  # [b]
+        self.layers: dict[int, torch.Tensor] = {}  # layer -> [b, heads]
+
+    def record(self, call: AttentionCall) -> None:
+        if not call.output.requires_grad:
+            return
+        tokens = call.value.shape[2]
+        real = real_rows(self.padding, tokens)  # [b, n]
+        value = (call.value.detach() * real[:, None, :, None]).to(torch.promote_types(call.value.dtype, torch.float32))
+        group = call.query.shape[1] // call.value.shape[1]
+        value_gram = (value.transpose(2, 3) @ value).repeat_interleave(group, dim=1)  # [b, h, d, d]
+        area = (tokens - self.padding).to(value.dtype).square()[:, None]  # [b, 1]
+
+        def measure(grad: torch.Tensor) -> None:
+            per_head = grad.transpose(1, 2).to(value_gram.dtype)  # [b, h, n, d]
+            gram = per_head.transpose(2, 3) @ per_head
+            self.layers.setdefault(call.layer, (gram * value_gram).sum((2, 3)) / area)
+
+        call.output.register_hook(measure)
+
+
+class ChangeRecorder:
+    """Mean square difference between the maps recorded before and the maps that pass by now, for all heads."""
+
+    def __init__(self, before: HeadRecorder, padding: torch.Tensor, rows: torch.Tensor | None = None) -> None:
+        self.before = before
+        self.padding = padding  # [b]
+        self.rows = rows  # [b, n] bool, the compared query rows; None: all real ones
+        self.layers: dict[int, torch.Tensor] = {}  # layer -> [b, heads]
+
+    def record(self, call: AttentionCall) -> None:
+        batch, heads, tokens = call.query.shape[:3]
+        now: RecordedHeads = select_heads(call, all_heads(batch, heads, call.query.device))
+        then = self.before.of(call.layer)
+        rows = real_rows(self.padding, tokens) if self.rows is None else self.rows
+        shape = MapShape(
+            self.padding.repeat_interleave(heads), rows.repeat_interleave(heads, dim=0), call.scale, call.window
+        )
+        self.layers[call.layer] = map_change(now.query, now.key, then.query, then.key, shape).view(batch, heads)
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What a task says of every head; all `[layers, heads]`. `importance` is accumulated over the tasks so far."""
+
+    sensitivity: torch.Tensor
+    forgettability: torch.Tensor
+    importance: torch.Tensor
+
+
+def normalise_layers(sensitivity: torch.Tensor) -> torch.Tensor:
+    """Divides by the sum over the heads of each layer: layers differ in scale. A layer of zeros stays zero."""
+    total = sensitivity.sum(-1, keepdim=True)
+    return torch.where(total > 0, sensitivity / total, torch.zeros_like(sensitivity))
+
+
+def accumulated_importance(
+    sensitivities: list[torch.Tensor], forgettabilities: list[torch.Tensor], accumulate: str
+) -> torch.Tensor:
+    """`[layers, heads]`: sum_k S_k F_k (official code) or (sum_k S_k) (sum_k F_k) (SEEKR, eq. 7)."""
+    if accumulate == "product_of_sums":
+        return torch.stack(sensitivities).sum(0) * torch.stack(forgettabilities).sum(0)
+    products = [s * f for s, f in zip(sensitivities, forgettabilities, strict=True)]
+    return torch.stack(products).sum(0)
+
+
+def mean_by_layer(samples: list[dict[int, torch.Tensor]], missing: Callable[[int], str]) -> torch.Tensor:
+    """Mean over samples, layers stacked: `[layers, heads]` from one dictionary layer -> `[1, heads]` a sample."""
+    layers = sorted(samples[0])
+    for index in range(len(layers)):
+        if index != layers[index]:
+            from seekr_lite.errors import UserError
+
+            raise UserError(missing(index))
+    return torch.stack([torch.cat([sample[layer] for sample in samples]).mean(0) for layer in layers]).cpu()

@@ -1,0 +1,194 @@
+"""The frozen base model: where it comes from, how it is quantised, and what it is computed in.
+
+Weights come from safetensors only and code never comes from a model folder. Nothing is loaded by importing this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from seekr_lite.recipe import BaseSettings
+
+TINY = "tiny"
+
+
+@dataclass
+class Base:
+    """A loaded base: the frozen model, its tokenizer, and the name under which PEFT finds it again."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name_or_path: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Token ids that end an answer."""
+        return [int(self.tokenizer.eos_token_id)]
+
+
+def resolve_model(name: str) -> str:
+    """The folder of the built-in base for "tiny", an absolute folder where there is one, else the hub id."""
+    if name == TINY:
+        return str(Path(__file__).parent / "tiny")
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def load_config(settings: BaseSettings) -> Any:
+    """The model's configuration alone, to check a recipe against before any weight is read.
+
+    Raises:
+        UserError: the model is missing, gated, offline, or would need code of its own.
+    """
+    from transformers import AutoConfig
+
+    with _user_errors(settings.model):
+        return AutoConfig.from_pretrained(resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False)
+
+
+def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token that is not the end token wherever the vocabulary has one to offer."""
+    from transformers import AutoTokenizer
+
+    with _user_errors(settings.model):
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"base.model {settings.model}: the tokenizer has no end-of-sequence token; answers could never end")
+    if tokenizer.pad_token_id is None:
+        # Padding is masked everywhere, so any token serves; the end token is the last resort.
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(settings: BaseSettings) -> Base:
+    """Loads, quantises and freezes the base.
+
+    Raises:
+        UserError: see `load_config`; or no safetensors weights; or a GPU was asked for and there is none.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    with _user_errors(settings.model):
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve_model(settings.model),
+            revision=_revision(settings),
+            quantization_config=quantization_config(settings.quantization, dtype),
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    model.requires_grad_(False)
+    model.config.use_cache = False  # a cache is for generation, which asks for it
+    if settings.quantization == "none" and device.type == "cpu":
+        torch.set_flush_denormal(True)
+    return Base(model, load_tokenizer(settings), resolve_model(settings.model))
+
+
+def quantization_config(quantization: str, dtype: torch.dtype) -> Any:
+    """bitsandbytes' configuration: 4 bits with double quantisation (QLoRA, arXiv 2305.14314), 8 bits, or None."""
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "none":
+        return None
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises `UserError` when "cuda" is asked for in vain."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError('base.device = "cuda": torch sees no GPU here; use "cpu" or "auto", or install a CUDA build of torch')
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on a GPU that computes in it, float16 on an older one, float32 on a CPU."""
+    import torch
+
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _revision(settings: BaseSettings) -> str:
+    return settings.revision or "main"
+
+
+class _user_errors:  # noqa: N801 - used as a `with` block
+    """Says what is wrong with a model in the user's words instead of a traceback of several libraries."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        import logging
+
+        # The hub client logs every retry of a connection that is not there; our message says it once.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, UserError) or not isinstance(error, OSError | ValueError | ImportError):
+            return
+        raise UserError(f"base.model {self.model}: {_explain(self.model, error)}") from None
+
+
+def _explain(model: str, error: BaseException) -> str:
+    chain: list[BaseException] = []
+    step: BaseException | None = error
+    while step is not None and step not in chain:
+        chain.append(step)
+        step = step.__cause__ or step.__context__
+    names = {type(item).__name__ for item in chain}
+    text = " ".join(str(item) for item in chain)
+    is_folder = Path(model).expanduser().is_dir()
+    if "GatedRepoError" in names or "gated repo" in text:
+        return (
+            "this model is gated. Ask for access on its page at huggingface.co, then log in with `hf auth login`; "
+            "or take an ungated model, for example recipes/trace-vicuna-7b.toml"
+        )
+    if "RepositoryNotFoundError" in names or "is not a valid model identifier" in text:
+        return "the hub knows no such model, and there is no such folder; check the spelling, or log in for a private one"
+    if "trust_remote_code" in text or "custom code" in text:
+        return "this model brings its own code, which seekr-lite never runs; use an architecture that transformers knows"
+    if is_folder and "safetensors" in text:
+        return "the folder holds no safetensors weights (model.safetensors), and other formats are never loaded"
+    if is_folder:
+        return f"the folder cannot be loaded as a model: {str(error).splitlines()[0]}"
+    offline = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "ProxyError"}
+    if names & offline or "couldn't connect" in text or "offline" in text.lower() or "cached files" in text:
+        return (
+            "there is no such folder, and the hub cannot be reached (or is switched off) while the model is not in the "
+            "local cache. Give the path of a downloaded folder, or connect and try again"
+        )
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

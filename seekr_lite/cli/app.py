@@ -1,0 +1,92 @@
+"""The application: its commands, and what becomes of errors.
+
+Exit codes: 0 done; 1 a defect of ours; 2 the user's input is wrong; 3 stopped in a way that `run` resumes;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from seekr_lite.cli.data import data_app
+from seekr_lite.cli.run import run_command
+from seekr_lite.errors import Interrupted, UserError
+
+app = typer.Typer(
+    name="seekr-lite",
+    help="Teach one language model task after task on one GPU, and keep the old tasks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Example:  seekr-lite run recipes/quickstart.toml",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"seekr-lite {version('seekr-lite')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Teach one language model task after task on one GPU, and keep the old tasks."""
+
+
+app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --set method.name=replay -o runs/replay")(
+    run_command
+)
+app.add_typer(data_app, name="data")
+
+
+def start() -> None:
+    """Runs the command line; every error ends in one clear message and the right exit code."""
+    quiet_libraries()
+    try:
+        app()
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Interrupted as error:
+        say(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on after the last finished task")
+        sys.exit(130)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        say("This is a defect of seekr-lite. Please report it with the lines above and your recipe.")
+        sys.exit(1)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def quiet_libraries() -> None:
+    """Loading bars, advice and telemetry of the libraries are not the user's business."""
+    import os
+    import warnings
+
+    settings: dict[str, Any] = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TQDM_DISABLE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore")

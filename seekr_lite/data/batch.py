@@ -1,0 +1,72 @@
+"""Rows become a batch: padded on the left, so that answers end together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from seekr_lite.data.encoding import EncodedExample
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All tensors `[rows, tokens]`, padded on the left; labels are -100 outside of the answers.
+
+    position_ids count from 0 at a row's first real token.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            self.position_ids.to(device),
+            self.labels.to(device),
+        )
+
+    def subset(self, rows: torch.Tensor) -> Batch:
+        """Some rows, at the same width."""
+        return Batch(self.input_ids[rows], self.attention_mask[rows], self.position_ids[rows], self.labels[rows])
+
+    @property
+    def padding(self) -> torch.Tensor:
+        """Pad tokens on the left of each row: `[rows]`."""
+        return self.attention_mask.shape[1] - self.attention_mask.sum(-1)
+
+
+def collate(rows: Sequence[EncodedExample], pad_token_id: int) -> Batch:
+    """Pads rows on the left to the longest of them."""
+    tokens = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), tokens), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, IGNORED)
+    for index, row in enumerate(rows):
+        ids = torch.tensor(row.input_ids)
+        input_ids[index, tokens - len(ids) :] = ids
+        attention_mask[index, tokens - len(ids) :] = 1
+        if row.answer_length:
+            labels[index, tokens - row.answer_length :] = ids[len(ids) - row.answer_length :]
+    position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    return Batch(input_ids, attention_mask, position_ids, labels)
+
+
+def split_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Groups indices of rows, longest first, so that the longest length x rows of a group is at most `max_tokens`.
+
+    A row that is longer than that makes a group of its own. Every index is in exactly one group.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,181 @@
+"""The readers, by `data.format`. A new benchmark is one function here or one file beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.data.rows import examples, hold_out, parse_json, read_rows, read_text
+from seekr_lite.data.task import Example, Task, check_task_name
+from seekr_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import DataSettings
+
+TOY_TRAIN_ROWS, TOY_TEST_ROWS = 200, 50
+
+
+def load_tasks(settings: DataSettings) -> list[Task]:
+    """Reads the tasks of a recipe in order, with validation rows held out and limits applied.
+
+    Raises:
+        UserError: all that is wrong with any of them, at once.
+    """
+    reader = READERS[settings.format]
+    tasks, problems = [], []
+    if settings.path and settings.format != "datasets" and not Path(settings.path).is_dir():
+        raise UserError(f"data.path {settings.path}: there is no such folder")
+    for name in settings.tasks:
+        try:
+            check_task_name(name)
+            tasks.append(_finish(reader(name, settings), settings))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return tasks
+
+
+def _finish(task: Task, settings: DataSettings) -> Task:
+    train, validation = hold_out(task.train, settings.validation_rows, task.name)
+    return Task(
+        name=task.name,
+        train=tuple(train[: settings.train_limit]),
+        test=task.test[: settings.test_limit],
+        validation=tuple(validation),
+        metric=settings.metric or task.metric,
+        extraction=settings.extraction or task.extraction,
+        max_new_tokens=task.max_new_tokens,
+    )
+
+
+def read_trace(name: str, settings: DataSettings) -> Task:
+    """TRACE (arXiv 2310.06762): `<path>/<task>/train.json` and `test.json`, lists of prompt and answer."""
+    from seekr_lite.evaluation.extraction import trace_extraction
+    from seekr_lite.evaluation.metrics import trace_metric
+
+    root = Path(settings.path or "")
+    folder = _task_folder(root, name)
+    train, test = (
+        examples(_list(folder / f"{split}.json", root), str(folder / f"{split}.json"), "prompt", "answer")
+        for split in ("train", "test")
+    )
+    return Task(name, tuple(train), tuple(test), metric=trace_metric(name), extraction=trace_extraction(name))
+
+
+def read_superni(name: str, settings: DataSettings) -> Task:
+    """SuperNI (arXiv 2204.07705): Natural-Instructions files; the prompt is the definition and the input.
+
+    A task may be named by its number alone: `task363` is the folder `task363_sst2_polarity_classification`.
+    """
+    from seekr_lite.evaluation.metrics import superni_metric
+
+    root = Path(settings.path or "")
+    matches = sorted(path.name for path in root.glob(f"{name}_*") if path.is_dir())
+    folder = root / matches[0] if len(matches) == 1 and not (root / name).is_dir() else _task_folder(root, name)
+    train, test = (_superni_rows(folder / f"{split}.json", root) for split in ("train", "test"))
+    return Task(name, tuple(train), tuple(test), metric=superni_metric(folder.name), extraction="strip")
+
+
+def _superni_rows(path: Path, root: Path) -> list[Example]:
+    content = parse_json(read_text(path, root), str(path))
+    if not isinstance(content, dict) or not isinstance(content.get("Instances"), list) or "Definition" not in content:
+        raise UserError(f"{path}: a Natural-Instructions file is an object with `Definition` and `Instances`")
+    definition = content["Definition"]
+    definition = " ".join(map(str, definition)) if isinstance(definition, list) else str(definition)
+    rows: list[dict[str, Any]] = []
+    for number, row in enumerate(content["Instances"], start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row.get("output"):
+            raise UserError(f"{path}, row {number}: an instance needs `input` (text) and `output` (text or a list)")
+        outputs = row["output"] if isinstance(row["output"], list) else [row["output"]]
+        if not all(isinstance(one, str) for one in outputs):
+            raise UserError(f"{path}, row {number}: `output` must be text or a list of texts")
+        outputs = [one.strip() for one in outputs]
+        prompt = f"{definition}\n\nInput: {row['input']}\nOutput:\n"
+        rows.append({"prompt": prompt, "answer": outputs[0], "references": outputs if len(outputs) > 1 else []})
+    return examples(rows, str(path), "prompt", "answer")
+
+
+def read_jsonl(name: str, settings: DataSettings) -> Task:
+    """Your own tasks: `<path>/<task>/train.jsonl` and `test.jsonl` (or .json), or `<path>/<task>.train.jsonl`."""
+    root = Path(settings.path or "")
+
+    def split(which: str) -> list[Example]:
+        folder = root / name
+        candidates = [folder / f"{which}.jsonl", folder / f"{which}.json", root / f"{name}.{which}.jsonl"]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            if not folder.is_dir() and not list(root.glob(f"{name}.*.jsonl")):
+                _task_folder(root, name)
+            raise UserError(f"{candidates[0]}: this file is missing (or {', '.join(map(str, candidates[1:]))})")
+        return examples(read_rows(found, root), str(found), settings.prompt_column, settings.answer_column)
+
+    return Task(name, tuple(split("train")), tuple(split("test")), metric="exact_match", extraction="strip")
+
+
+def read_datasets(name: str, settings: DataSettings) -> Task:
+    """The library `datasets`: `path` is a hub id with the task as its configuration, or a local folder with a folder
+    of data files per task. No code of a dataset is ever run."""
+    import datasets
+
+    path = settings.path or ""
+    local = Path(path) / name
+
+    def split(which: str) -> list[Example]:
+        try:
+            found = (
+                datasets.load_dataset(str(local), split=which)
+                if local.is_dir()
+                else datasets.load_dataset(path, name, split=which)
+            )
+        except Exception as error:  # the library raises whatever its many backends raise
+            raise UserError(
+                f"data.path {path}, task {name}, split {which}: `datasets` cannot load it: {str(error).splitlines()[0]}. "
+                "Give a local folder with one folder of data files per task, or a hub id that can be reached"
+            ) from None
+        return examples(list(found), f"{path} {name} {which}", settings.prompt_column, settings.answer_column)
+
+    return Task(
+        name, tuple(split(settings.train_split)), tuple(split(settings.test_split)), metric="exact_match", extraction="strip"
+    )
+
+
+def read_toy(name: str, settings: DataSettings) -> Task:
+    """The toy tasks of the built-in tiny base (`toy.py`), the same rows for every seed."""
+    from seekr_lite.data.toy import TOY_TASKS, toy_task
+
+    if name not in TOY_TASKS:
+        raise UserError(_unknown_task(name, TOY_TASKS))
+    # A fifth at most is held out, so that many rows remain whatever `validation_rows` says.
+    train_rows = settings.train_limit or TOY_TRAIN_ROWS
+    spare = min(settings.validation_rows, train_rows // 4 + 1)
+    return toy_task(name, train_rows + spare, settings.test_limit or TOY_TEST_ROWS, 0)
+
+
+READERS: dict[str, Callable[[str, DataSettings], Task]] = {
+    "trace": read_trace,
+    "superni": read_superni,
+    "jsonl": read_jsonl,
+    "datasets": read_datasets,
+    "toy": read_toy,
+}
+
+
+def _list(path: Path, root: Path) -> list[Any]:
+    rows = parse_json(read_text(path, root), str(path))
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: a list of rows is needed, not {type(rows).__name__}")
+    return rows
+
+
+def _task_folder(root: Path, name: str) -> Path:
+    if not (root / name).is_dir():
+        raise UserError(f"{_unknown_task(name, sorted(p.name for p in root.iterdir() if p.is_dir()))} (in {root})")
+    return root / name
+
+
+def _unknown_task(name: str, known: tuple[str, ...] | list[str]) -> str:
+    from seekr_lite.recipe_errors import nearest
+
+    return f'data.tasks: there is no task "{name}"{nearest(name, known)}; there are {", ".join(known) or "none"}'

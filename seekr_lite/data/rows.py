@@ -1,0 +1,94 @@
+"""Rows from files: JSON and JSON lines, with errors that name file and row. Nothing else is ever read or run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seekr_lite.data.task import Example
+from seekr_lite.errors import UserError
+from seekr_lite.seeds import generator_for
+
+MAX_FILE_BYTES = 2_000_000_000
+MAX_TEXT_CHARACTERS = 1_000_000
+
+
+def read_text(path: Path, root: Path) -> str:
+    """The text of a data file inside `root`. Raises `UserError` where it is missing, too large, or leads outside."""
+    try:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise UserError(f"{path}: this link leads outside of {root}, and such links are not followed")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{path}: larger than {MAX_FILE_BYTES} bytes; split it, or use data.format = \"datasets\"")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: this file is missing") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is not UTF-8 text: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def parse_json(text: str, place: str) -> Any:
+    """JSON, or a `UserError` with line and column."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{place}: this JSON cannot be read: {error}") from None
+
+
+def read_rows(path: Path, root: Path) -> list[Any]:
+    """The rows of a JSON list or of JSON lines."""
+    text = read_text(path, root)
+    if text.lstrip().startswith("["):
+        rows = parse_json(text, str(path))
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        rows = [parse_json(line, f"{path}:{number}") for number, line in lines if line.strip()]
+    return list(rows)
+
+
+def examples(
+    rows: Sequence[Any], place: str, prompt_column: str, answer_column: str, references_column: str = "references"
+) -> list[Example]:
+    """Rows of prompt and answer as examples. Raises `UserError` naming the first row that is none."""
+    found = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{place}, row {number}"
+        if not isinstance(row, Mapping):
+            raise UserError(f'{where}: a row must be an object like {{"{prompt_column}": ..., "{answer_column}": ...}}')
+        prompt, answer = (_text(row, column, where) for column in (prompt_column, answer_column))
+        references = row.get(references_column) or ()
+        if not isinstance(references, list | tuple) or not all(isinstance(one, str) for one in references):
+            raise UserError(f"{where}: `{references_column}` must be a list of texts")
+        found.append(Example(prompt, answer, tuple(references)))
+    if not found:
+        raise UserError(f"{place}: there are no rows in it; every split needs at least one")
+    return found
+
+
+def hold_out(rows: Sequence[Example], count: int, task: str) -> tuple[list[Example], list[Example]]:
+    """(training rows, validation rows): `count` rows with different prompts, at most a fifth of all, drawn by the
+    task's name alone; rows with the same prompt as a held-out one leave training too."""
+    prompts = sorted({row.prompt for row in rows})
+    drawn = generator_for(0, "validation", task).sample(prompts, min(count, len(rows) // 5, max(0, len(prompts) - 1)))
+    held_out = set(drawn)
+    first = {row.prompt: row for row in reversed(rows)}
+    return [row for row in rows if row.prompt not in held_out], [first[prompt] for prompt in drawn]
+
+
+def _text(row: Mapping[str, Any], column: str, where: str) -> str:
+    if column not in row:
+        raise UserError(f"{where}: there is no `{column}`; the row has {', '.join(map(str, list(row)[:10])) or 'nothing'}")
+    value = row[column]
+    if not isinstance(value, str):
+        raise UserError(f"{where}: `{column}` must be text, not {type(value).__name__}")
+    if not value.strip():
+        raise UserError(f"{where}: `{column}` is empty")
+    if len(value) > MAX_TEXT_CHARACTERS:
+        raise UserError(f"{where}: `{column}` has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are allowed")
+    return value

@@ -1,0 +1,80 @@
+"""Tests a model on a task: generate, extract the answers, score them; and the likelihood of held-out answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.data.encoding import encode_prompts, encode_rows
+from seekr_lite.data.task import Task
+from seekr_lite.errors import UserError
+from seekr_lite.evaluation.generate import generate, mean_answer_nll
+from seekr_lite.progress import Advance
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One test row: what was asked, what the model wrote, what was right, and the row's score where it has one."""
+
+    prompt: str
+    prediction: str
+    references: tuple[str, ...]
+    score: float | None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task's score from 0 to 100, the NLL per answer token on its validation rows, and the predictions."""
+
+    score: float
+    nll: float | None
+    predictions: tuple[Prediction, ...]
+
+
+def check_metrics(tasks: list[Task]) -> None:
+    """Raises `UserError` where a task names a metric or an extraction that does not exist."""
+    from seekr_lite.evaluation.extraction import EXTRACTIONS
+    from seekr_lite.evaluation.metrics import METRICS
+    from seekr_lite.recipe_errors import nearest
+
+    for task in tasks:
+        for kind, name, known in (("metric", task.metric, METRICS), ("extraction", task.extraction, EXTRACTIONS)):
+            if name not in known:
+                raise UserError(
+                    f'task {task.name}: no {kind} is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
+                )
+
+
+def evaluate_task(model: Any, tokenizer: Any, task: Task, recipe: Recipe, advance: Advance) -> TaskResult:
+    """Tests the model, as it is set up now, on the task's test rows and validation rows."""
+    from seekr_lite.evaluation.extraction import EXTRACTIONS
+    from seekr_lite.evaluation.metrics import METRICS
+
+    data, limits = recipe.data, recipe.evaluate
+    prompts = encode_prompts(
+        tokenizer, [row.prompt for row in task.test], max_prompt_tokens=data.max_prompt_tokens, chat_template=data.chat_template
+    )
+    new_tokens = task.max_new_tokens or data.max_answer_tokens
+    written = generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, advance)
+    extract, metric = EXTRACTIONS[task.extraction], METRICS[task.metric]
+    answers = [extract(text) for text in written]
+    sources = [row.prompt for row in task.test]
+    references = [row.references or (row.answer,) for row in task.test]
+    held_out = encode_rows(
+        tokenizer,
+        task.validation,
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_answer_tokens=data.max_answer_tokens,
+        chat_template=data.chat_template,
+    )
+    return TaskResult(
+        score=metric.score(sources, answers, references),
+        nll=mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens),
+        predictions=tuple(
+            Prediction(source, text, tuple(right), metric.score_row(source, answer, right))
+            for source, text, answer, right in zip(sources, written, answers, references, strict=True)
+        ),
+    )

@@ -1,0 +1,73 @@
+"""Greedy generation: length-sorted batches by tokens, per-task limits, results in data order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from seekr_lite.data.batch import collate, split_by_tokens
+from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.progress import Advance
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[EncodedExample],
+    max_new_tokens: int,
+    batch_tokens: int,
+    advance: Advance,
+) -> list[str]:
+    """What the model answers to each prompt, greedily, up to its end token or `max_new_tokens`.
+
+    Args:
+        model: the model with the right adapter active, in eval mode.
+        prompts: encoded prompts without answers.
+        batch_tokens: rows x (prompt + new tokens) of a batch stay below this.
+    """
+    answers = [""] * len(prompts)
+    lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
+    device = next(model.parameters()).device
+    for rows in split_by_tokens(lengths, batch_tokens):
+        batch = collate([prompts[row] for row in rows], tokenizer.pad_token_id).to(device)
+        output = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            repetition_penalty=1.0,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        new = output[:, batch.input_ids.shape[1] :]
+        for row, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            answers[row] = text
+        advance(len(rows))
+    return answers
+
+
+@torch.no_grad()
+def mean_answer_nll(
+    model: Any, rows: Sequence[EncodedExample], pad_token_id: int, batch_tokens: int
+) -> float | None:
+    """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows."""
+    from seekr_lite.methods.losses import answer_labels, answer_logits, answer_span, cross_entropy_sum
+
+    if not rows:
+        return None
+    device = next(model.parameters()).device
+    total, tokens = 0.0, 0
+    for group in split_by_tokens([len(row.input_ids) for row in rows], batch_tokens):
+        batch = collate([rows[index] for index in group], pad_token_id).to(device)
+        labels = answer_labels(batch, answer_span(batch))
+        total += float(cross_entropy_sum(answer_logits(model, batch), labels))
+        tokens += int((labels != -100).sum())
+    return total / tokens

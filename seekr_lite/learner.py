@@ -1,0 +1,262 @@
+"""The only training loop: learn one task.
+
+The learner holds the base, the sequence of adapters, the method and the memory. It knows no files: `run.py` keeps
+what it makes. Every random choice hangs on the seed and the index of the task (`seeds.py`), so a sequence that is
+continued equals one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from seekr_lite.adapters import AdapterSequence, Snapshot
+from seekr_lite.attention.tap import tap
+from seekr_lite.base import Base, load_base
+from seekr_lite.data.batch import collate, split_by_tokens
+from seekr_lite.data.encoding import EncodedExample, encode_rows
+from seekr_lite.data.task import Example, Task
+from seekr_lite.errors import UserError
+from seekr_lite.evaluation.evaluate import TaskResult, check_metrics, evaluate_task
+from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
+from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.methods.memory import ReplayRow, choose_samples
+from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals, TaskState
+from seekr_lite.methods.registry import method_class
+from seekr_lite.methods.schedule import Step, plan_epoch, steps_per_epoch
+from seekr_lite.progress import Listener
+from seekr_lite.recipe import Recipe
+from seekr_lite.seeds import generator_for, seed_for
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a stage left behind: its adapter, the samples kept of it, and the method's own state."""
+
+    snapshot: Snapshot
+    samples: tuple[Example, ...]
+    state: TaskState | None
+    steps: int
+    seconds: float
+
+
+class Learner:
+    """Learns tasks one after the other.
+
+    Args:
+        recipe: what to do; `Recipe.with_` makes changed copies.
+        base: a loaded base, to share one between learners in turn; by default the recipe's is loaded.
+        listener: hears of progress and events.
+
+    Raises:
+        UserError: the base cannot be loaded, or the recipe asks for more than it has.
+    """
+
+    def __init__(self, recipe: Recipe, base: Base | None = None, listener: Listener | None = None) -> None:
+        self.recipe = recipe
+        self.listener = listener or Listener()
+        self.base = base or load_base(recipe.base)
+        self.adapters = AdapterSequence(self.base, recipe.adapter, recipe.run.seed)
+        self.method: Method = method_class(recipe.method.name)(recipe.method, self.adapters, recipe.run.seed)
+        self.tasks: list[Task] = []
+        self.memory: list[tuple[Example, ...]] = []  # by task
+        self._results: dict[tuple[int | None, int], TaskResult] = {}  # (adapter, task)
+        if recipe.train.checkpointing:
+            self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(self, *tasks: Task) -> Learned:
+        """Learns the next task (a joint method: all tasks that it is given, at once)."""
+        if len(tasks) != 1 and not self.method.joint:
+            raise UserError(f'the method "{self.method.name}" learns one task at a time; call learn() for each')
+        check_metrics(list(tasks))
+        for task in tasks:
+            if not task.train:
+                raise UserError(f"task {task.name}: there are no rows to learn from")
+        stage, started = len(self.adapters.snapshots), time.monotonic()
+        self.adapters.start_task(self.method.starts_from_previous)
+        self.method.prepare_task(stage)
+        with tap(self.base.model):
+            steps = self._train(stage, tasks)
+        snapshot = self.adapters.finish_task()
+        samples = self._choose_memory(stage, tasks)
+        encoded = self._encode(samples)
+        if encoded:
+            self.method.finish_task(stage, encoded)
+        self.tasks.extend(tasks)
+        self.memory.append(samples)
+        return Learned(snapshot, samples, self.method.task_state(stage), steps, time.monotonic() - started)
+
+    def restore(self, tasks: Sequence[Task], learned: Learned) -> None:
+        """Takes up a finished stage from a run folder, as if it had been learned here."""
+        stage = len(self.adapters.snapshots)
+        self.adapters.snapshots.append(learned.snapshot)
+        if learned.state is not None:
+            self.method.load_task_state(stage, learned.state)
+        self.tasks.extend(tasks)
+        self.memory.append(learned.samples)
+
+    def _train(self, stage: int, tasks: Sequence[Task]) -> int:
+        settings, replay = self.recipe.train, self.recipe.method
+        seed = self.recipe.run.seed
+        rows = self._encode([row for task in tasks for row in task.train])
+        old = [
+            ReplayRow(index, sample, encoded)
+            for index, samples in enumerate(self.memory if self.method.replays else [])
+            for sample, encoded in enumerate(self._encode(samples))
+        ]
+        epochs = self._epochs(tasks)
+        own = replay.replay_step == "own"
+        total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
+        optimizer = torch.optim.AdamW(
+            self.adapters.trainable_parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
+        )
+        order = generator_for(seed, "order", stage)
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        self.adapters.model.train()
+        done = 0
+        with (
+            torch.random.fork_rng(devices=devices),
+            self.listener.phase(f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}", total) as advance,
+        ):
+            torch.manual_seed(seed_for(seed, "dropout", stage))
+            for epoch in range(epochs):
+                for step in plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order):
+                    rate = scheduler.get_last_lr()[0]
+                    terms = self._accumulate(step, rows, old)
+                    norm = torch.nn.utils.clip_grad_norm_(self.adapters.trainable_parameters(), settings.clip_norm)
+                    self._check_finite(float(norm), tasks, step)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    done += 1
+                    self.listener.event(
+                        "step", stage=stage, step=done, epoch=epoch, learning_rate=rate, gradient_norm=float(norm), **terms
+                    )
+                    advance(1)
+        self.adapters.model.eval()
+        return done
+
+    def _accumulate(self, step: Step, rows: Sequence[EncodedExample], old: Sequence[ReplayRow]) -> dict[str, float]:
+        """Gradients of one optimizer step, summed over its micro-batches; returns the value of each loss term.
+
+        A row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old).
+        """
+        replay_weight = self.recipe.method.replay_weight
+        weight_sum = len(step.new) + replay_weight * len(step.replay)
+        values: dict[str, float] = {}
+        device, pad = self.base.device, self.base.tokenizer.pad_token_id
+        if step.new and weight_sum:
+            chosen = [rows[index] for index in step.new]
+            totals = StepTotals(sum(row.answer_length for row in chosen), len(chosen))
+            for group in self._micro_batches(chosen):
+                batch = collate([chosen[index] for index in group], pad).to(device)
+                self._backward(self.method.new_task_loss(batch, totals), len(step.new) / weight_sum, values)
+        if step.replay and replay_weight:
+            past = [old[index] for index in step.replay]
+            totals = StepTotals(
+                sum(row.encoded.answer_length for row in past), len(past), frozenset(row.task for row in past)
+            )
+            for group in self._micro_batches([row.encoded for row in past]):
+                members = [past[index] for index in group]
+                batch = collate([row.encoded for row in members], pad).to(device)
+                terms = self.method.replay_loss(ReplayBatch(batch, members), totals)
+                self._backward(terms, replay_weight * len(step.replay) / weight_sum, values)
+        return values
+
+    def _backward(self, terms: Sequence[LossTerm], share: float, values: dict[str, float]) -> None:
+        loss = torch.stack([term.weight * term.value for term in terms]).sum() * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        for term in terms:
+            values[term.name] = values.get(term.name, 0.0) + float(term.value.detach())
+
+    def _micro_batches(self, rows: Sequence[EncodedExample]) -> list[list[int]]:
+        return split_by_tokens([len(row.input_ids) for row in rows], self.recipe.train.micro_batch_tokens)
+
+    def _check_finite(self, norm: float, tasks: Sequence[Task], step: Step) -> None:
+        if not math.isfinite(norm):
+            raise UserError(
+                f"learning {tasks[0].name}: the loss is not finite any more (rows {list(step.new)[:8]} of this step). "
+                "Lower train.learning_rate or method.attention_weight, or compute in float32 (base.dtype)"
+            )
+
+    def _epochs(self, tasks: Sequence[Task]) -> int:
+        """Epochs of the task; of a joint stage the mean over its rows, rounded up: as many steps as the sequence."""
+        first = len(self.tasks)
+        visits = sum(len(task.train) * self.recipe.epochs_of(first + index) for index, task in enumerate(tasks))
+        return math.ceil(visits / sum(len(task.train) for task in tasks))
+
+    def _choose_memory(self, stage: int, tasks: Sequence[Task]) -> tuple[Example, ...]:
+        if not self.method.replays:
+            return ()
+        settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
+        generator = generator_for(self.recipe.run.seed, "memory", stage)
+        kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
+        return tuple(rows[index] for index in kept)
+
+    def _encode(self, rows: Sequence[Example]) -> list[EncodedExample]:
+        data = self.recipe.data
+        return encode_rows(
+            self.base.tokenizer,
+            rows,
+            max_prompt_tokens=data.max_prompt_tokens,
+            max_answer_tokens=data.max_answer_tokens,
+            chat_template=data.chat_template,
+        )
+
+    # ------------------------------------------------------------------ testing
+
+    def test(self, task_index: int, after: int | None, task: Task | None = None) -> TaskResult:
+        """Tests the model after task `after` (None: the bare base) on a task; nothing is tested twice."""
+        adapter = None if after is None else self.method.adapter_for(task_index, after)
+        if self.method.joint and adapter is not None:
+            adapter = 0
+        if (adapter, task_index) not in self._results:
+            task = task or self.tasks[task_index]
+            what = "the bare base" if after is None else f"after {self.tasks[after].name}"
+            with self.listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance:
+                with self.adapters.acting_as(adapter):
+                    result = evaluate_task(self.adapters.model, self.base.tokenizer, task, self.recipe, advance)
+            self._results[(adapter, task_index)] = result
+        return self._results[(adapter, task_index)]
+
+    def known_result(self, task_index: int, after: int | None) -> TaskResult | None:
+        """A result that is there already, from this adapter in an earlier round."""
+        adapter = None if after is None else self.method.adapter_for(task_index, after)
+        return self._results.get((0 if self.method.joint and adapter is not None else adapter, task_index))
+
+    def evaluate(self) -> Scoreboard:
+        """Tests the tasks learned so far, in the recipe's rounds, and returns the scoreboard."""
+        names = [task.name for task in self.tasks]
+        wanted = planned_evaluations(len(names), self.recipe.evaluate.rounds, self.method.joint)
+        results = {(after, task): self.test(task, after) for after, task in wanted}
+        return scoreboard(
+            self.tasks,
+            {key: (result.score, result.nll) for key, result in results.items()},
+            self.method.name,
+            self.recipe.run.seed,
+        )
+
+
+def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
+    """The share of the peak learning rate at `step` of `total`: a linear warm-up, then the schedule."""
+    warm = round(warmup * total)
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, total - warm)
+    if schedule == "linear":
+        return max(0.0, 1.0 - progress)
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return 1.0

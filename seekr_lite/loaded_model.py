@@ -1,0 +1,56 @@
+"""A model of a run, ready to generate: the base with the adapter after a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import Recipe
+    from seekr_lite.run_folder import RunFolder
+
+
+@dataclass
+class LoadedModel:
+    """`model` is a plain PEFT model, `tokenizer` its tokenizer; `generate` answers prompts as the run did."""
+
+    model: Any
+    tokenizer: Any
+    recipe: Recipe
+
+    @classmethod
+    def of_run(cls, folder: RunFolder, after: str | None) -> LoadedModel:
+        """Raises `UserError` where the run has learned no such task."""
+        from peft import PeftModel
+
+        from seekr_lite.base import load_base
+        from seekr_lite.recipe_errors import nearest
+
+        stages = folder.record.stages
+        if not stages:
+            raise UserError(f"{folder.path}: this run has learned no task yet")
+        if after is None:
+            stage = stages[-1]
+        else:
+            by_task = {task: stage for stage in stages for task in stage.tasks}
+            if after not in by_task:
+                raise UserError(f'after "{after}": this run has learned {", ".join(by_task)}{nearest(after, by_task)}')
+            stage = by_task[after]
+        recipe = folder.recipe()
+        base = load_base(recipe.base)
+        model = PeftModel.from_pretrained(base.model, str(folder.path / "adapters" / stage.name))
+        return cls(model.eval(), base.tokenizer, recipe)
+
+    def generate(self, prompt: str, max_new_tokens: int | None = None) -> str:
+        """The greedy answer to a prompt."""
+        from seekr_lite.data.encoding import encode_prompts
+        from seekr_lite.evaluation.generate import generate
+
+        data = self.recipe.data
+        encoded = encode_prompts(
+            self.tokenizer, [prompt], max_prompt_tokens=data.max_prompt_tokens, chat_template=data.chat_template
+        )
+        limit = max_new_tokens or data.max_answer_tokens
+        return generate(self.model, self.tokenizer, encoded, limit, 1, lambda units: None)[0]

@@ -1,0 +1,89 @@
+"""DER++ (Buzzega et al. 2020, arXiv 2004.07211) on a sequence of adapters.
+
+The teacher of an old row of task j is the same base with adapter j, so its logits are computed when they are needed
+and never stored. It is SEEKR without the attention term.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from seekr_lite.attention.tap import HeadPairs, HeadRecorder, RecordedHeads
+from seekr_lite.methods.losses import (
+    answer_labels,
+    answer_logits,
+    answer_span,
+    cross_entropy_sum,
+    soft_cross_entropy_sum,
+)
+from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
+from seekr_lite.methods.replay import Replay
+
+LayerPairs = dict[int, HeadPairs]
+LayerHeads = dict[int, RecordedHeads]
+
+
+class DarkExperienceReplay(Replay):
+    """L_replay = cross_entropy_weight * cross-entropy + logits_weight * H(teacher, student)."""
+
+    name = "derpp"
+    summary = "replay, and distillation of the old adapters' logits"
+
+    def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
+        pairs = self.watched_heads(replay)
+        span = answer_span(replay.batch)
+        teacher_logits, teacher_heads = self._teach(replay, pairs, span + 1)
+        recorder = HeadRecorder(pairs) if pairs else None
+        logits = answer_logits(self.model, replay.batch, recorder)
+        labels = answer_labels(replay.batch, span)
+        soft = soft_cross_entropy_sum(logits, teacher_logits, labels, self.settings.logits_positions)
+        terms = [
+            LossTerm(
+                "replay_cross_entropy",
+                cross_entropy_sum(logits, labels) / totals.label_tokens,
+                self.settings.cross_entropy_weight,
+            ),
+            LossTerm("logits_distillation", soft / totals.label_tokens, self.settings.logits_weight),
+        ]
+        if recorder is not None:
+            student_heads = {layer: recorder.of(layer) for layer in pairs}
+            terms.append(self.attention_term(replay, totals, pairs, student_heads, teacher_heads))
+        return terms
+
+    def watched_heads(self, replay: ReplayBatch) -> LayerPairs:
+        """The heads of each row that are distilled: none here."""
+        return {}
+
+    def attention_term(
+        self, replay: ReplayBatch, totals: StepTotals, pairs: LayerPairs, student: LayerHeads, teacher: LayerHeads
+    ) -> LossTerm:
+        """The attention term of watched heads."""
+        raise AssertionError("a method that watches heads must say what they cost")
+
+    def _teach(self, replay: ReplayBatch, pairs: LayerPairs, positions: int) -> tuple[torch.Tensor, LayerHeads]:
+        """Each row's own old adapter, run on the rows of its task: logits `[r, positions, v]` and watched heads."""
+        batch = replay.batch
+        logits: torch.Tensor | None = None
+        heads: LayerHeads = {}
+        for task in sorted({row.task for row in replay.rows}):
+            rows = torch.tensor([i for i, row in enumerate(replay.rows) if row.task == task], device=batch.labels.device)
+            masks_and_pairs = {layer: chosen.subset(rows) for layer, chosen in pairs.items()}
+            recorder = HeadRecorder({layer: chosen for layer, (_, chosen) in masks_and_pairs.items()})
+            with self.adapters.acting_as(task, slot_rank=self.adapters.teacher_rank):
+                part = answer_logits(self.model, batch.subset(rows), recorder if pairs else None, positions)
+            if logits is None:
+                logits = part.new_empty(len(replay.rows), *part.shape[1:])
+            logits[rows] = part
+            for layer, (mask, _) in masks_and_pairs.items():
+                _scatter(heads, layer, mask, recorder.of(layer))
+        assert logits is not None
+        return logits, heads
+
+
+def _scatter(heads: LayerHeads, layer: int, mask: torch.Tensor, part: RecordedHeads) -> None:
+    """Puts the pairs of one task where they belong among the pairs of the whole batch."""
+    if layer not in heads:
+        empty = part.query.new_empty(len(mask), *part.query.shape[1:])
+        heads[layer] = RecordedHeads(empty, torch.empty_like(empty), part.scale, part.window)
+    heads[layer].query[mask] = part.query
+    heads[layer].key[mask] = part.key

@@ -1,0 +1,93 @@
+"""Scores every head on the samples of a task: one pass with gradients for sensitivity, two without for change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from seekr_lite.adapters import AdapterSequence
+from seekr_lite.attention.importance import ChangeRecorder, SensitivityRecorder, mean_by_layer, normalise_layers
+from seekr_lite.attention.tap import HeadRecorder, all_heads, tap
+from seekr_lite.data.batch import Batch, collate
+from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.methods.losses import answer_labels, answer_span, cross_entropy_sum
+
+
+def score_heads(
+    adapters: AdapterSequence,
+    samples: Sequence[EncodedExample],
+    before: int | None,
+    after: int,
+    queries: Sequence[Sequence[int]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sensitivity (normalised over each layer's heads) and forgettability, both `[layers, heads]`, on the host.
+
+    The student must be the model after task `after`. `before` None is the bare base. `queries[i]` are the query
+    rows of sample i that forgettability compares.
+    """
+    model = adapters.model
+    with tap(adapters.base.model):
+        batches = [collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device) for sample in samples]
+        sensitivity = [sample_sensitivity(model, batch) for batch in batches]
+        change = [_sample_change(adapters, batch, before, after, rows) for batch, rows in zip(batches, queries, strict=True)]
+    return normalise_layers(mean_by_layer(sensitivity, _not_tapped)), mean_by_layer(change, _not_tapped)
+
+
+def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.Tensor]:
+    """layer -> `[1, heads]`: mean square gradient of the sample's loss (mean over its answer tokens) per map entry.
+
+    Train mode, so that checkpointing is on; dropout off; the gradient is taken with respect to the input embeddings,
+    so that it passes every layer and the student's own gradients stay untouched.
+    """
+    recorder = SensitivityRecorder(batch.padding)
+    embeddings = model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()  # type: ignore[operator]
+    was_training = model.training
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    try:
+        span = answer_span(batch)
+        logits = model(
+            inputs_embeds=embeddings,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            logits_to_keep=span + 1,
+            use_cache=False,
+            attention_recorder=recorder,
+        ).logits
+        loss = cross_entropy_sum(logits, answer_labels(batch, span)) / (batch.labels != -100).sum()
+        torch.autograd.grad(loss, embeddings)
+    finally:
+        model.train(was_training)
+    return recorder.layers
+
+
+def _sample_change(
+    adapters: AdapterSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    config = adapters.base.model.config.get_text_config()
+    pairs = all_heads(1, config.num_attention_heads, batch.labels.device)
+    then = HeadRecorder({layer: pairs for layer in range(config.num_hidden_layers)})
+    rows = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
+    rows[0, torch.tensor(queries, device=rows.device) + batch.padding[0]] = True
+    now = ChangeRecorder(then, batch.padding, rows)
+    for index, recorder in ((before, then), (after, now)):
+        with adapters.acting_as(index):
+            adapters.model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                logits_to_keep=1,
+                use_cache=False,
+                attention_recorder=recorder,
+            )
+    return now.layers
+
+
+def _not_tapped(layer: int) -> str:
+    return (
+        f"layer {layer} of this model has no attention that goes through transformers' attention interface, so SEEKR "
+        "cannot score its heads; take another base, or a method without attention (derpp, replay)"
+    )

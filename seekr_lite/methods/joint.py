@@ -1,0 +1,13 @@
+"""Joint training (multi-task learning): all tasks at once. The upper bound; no continual learning."""
+
+from __future__ import annotations
+
+from seekr_lite.methods.method import Method
+
+
+class Joint(Method):
+    """L = cross-entropy of the rows of all tasks, shuffled together."""
+
+    name = "joint"
+    summary = "trains on all tasks at once; the upper bound"
+    joint = True

@@ -1,0 +1,111 @@
+"""The interface of a continual-learning method: four questions; the learner does the rest.
+
+1. `prepare_task`: what to prepare before a task;
+2. `new_task_loss`: the loss of a micro-batch of the new task;
+3. `replay_loss`: the loss of a micro-batch of old rows (or none);
+4. `finish_task`: what to keep after a task.
+
+State is tensors and JSON by task (`task_state`, `load_task_state`), so that any method resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from seekr_lite.adapters import AdapterSequence
+from seekr_lite.data.batch import Batch
+from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.methods.losses import answer_labels, answer_logits, answer_span, cross_entropy_sum
+
+if TYPE_CHECKING:
+    from seekr_lite.methods.memory import ReplayRow
+    from seekr_lite.recipe import MethodSettings
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A named part of a loss, and its weight in the sum."""
+
+    name: str
+    value: torch.Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What a loss is divided by: label tokens and rows of the whole optimizer step, not of the micro-batch.
+
+    So the loss of a step is the sum over its micro-batches, whatever these are.
+    """
+
+    label_tokens: int
+    rows: int
+    tasks: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class ReplayBatch:
+    """A micro-batch of old rows; `rows[i]` says which task and sample row i of the batch is."""
+
+    batch: Batch
+    rows: Sequence[ReplayRow]
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What a method keeps of a task: tensors for safetensors, and plain values for JSON."""
+
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]
+
+
+class Method:
+    """A method that trains on new rows only; the others override what they do differently."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    replays: ClassVar[bool] = False  # keeps a memory and replays it
+    joint: ClassVar[bool] = False  # one stage of all tasks
+    starts_from_previous: ClassVar[bool] = True  # adapter k goes on from adapter k-1
+    state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
+
+    def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
+        self.settings = settings
+        self.adapters = adapters
+        self.seed = seed
+
+    @property
+    def model(self) -> torch.nn.Module:
+        model: torch.nn.Module = self.adapters.model
+        return model
+
+    def prepare_task(self, index: int) -> None:
+        """Called before task `index` is learned, with the student in place."""
+
+    def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
+        """Cross-entropy of the answers."""
+        logits = answer_logits(self.model, batch)
+        labels = answer_labels(batch, answer_span(batch))
+        return [LossTerm("cross_entropy", cross_entropy_sum(logits, labels) / totals.label_tokens)]
+
+    def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
+        """The loss of old rows; called only if `replays`."""
+        return []
+
+    def finish_task(self, index: int, samples: Sequence[EncodedExample]) -> None:
+        """Called when snapshot `index` is taken; `samples` is the memory of that task."""
+
+    def adapter_for(self, task: int, after: int) -> int | None:
+        """The adapter that answers task `task` after task `after` was learned; None is the bare base."""
+        return after
+
+    def task_state(self, index: int) -> TaskState | None:
+        """What is kept of task `index`, for the run folder."""
+        return None
+
+    def load_task_state(self, index: int, state: TaskState) -> None:
+        """Takes up what `task_state` gave, in the order of tasks."""

@@ -1,0 +1,66 @@
+"""Which rows meet in which optimizer step.
+
+Replay is counted in rows per step, never in micro-batches, so that it does not depend on the memory of a machine.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: indices of new rows, and of rows of the replay memory."""
+
+    new: tuple[int, ...] = ()
+    replay: tuple[int, ...] = ()
+
+
+def plan_epoch(
+    rows: int, batch_size: int, memory: int, passes: float, own_steps: bool, generator: random.Random
+) -> list[Step]:
+    """One epoch: every new row once, every row of the memory about `passes` times, spread evenly.
+
+    Replay rows join the steps of new rows, or (`own_steps`) get steps of their own of at most `batch_size` rows in
+    between. They are never dropped, also where old rows outnumber new ones.
+    """
+    order = generator.sample(range(rows), rows)
+    new = [tuple(order[first : first + batch_size]) for first in range(0, rows, batch_size)]
+    visits = _visits(memory, passes, generator)
+    if own_steps:
+        size = max(1, min(memory, batch_size))
+        own = [tuple(visits[first : first + size]) for first in range(0, len(visits), size)]
+        after: list[list[Step]] = [[] for _ in new]
+        for index, replay in enumerate(own):
+            after[_spread(index, len(own), len(new))].append(Step(replay=replay))
+        return [step for batch, following in zip(new, after, strict=True) for step in (Step(batch), *following)]
+    joined: list[list[int]] = [[] for _ in new]
+    for index, visit in enumerate(visits):
+        joined[_spread(index, len(visits), len(new))].append(visit)
+    return [Step(batch, tuple(replay)) for batch, replay in zip(new, joined, strict=True)]
+
+
+def steps_per_epoch(rows: int, batch_size: int, memory: int, passes: float, own_steps: bool) -> int:
+    """How many optimizer steps `plan_epoch` makes."""
+    own = math.ceil(_visit_count(memory, passes) / max(1, min(memory, batch_size))) if own_steps else 0
+    return math.ceil(rows / batch_size) + own
+
+
+def _visit_count(memory: int, passes: float) -> int:
+    return max(1, round(memory * passes)) if memory else 0
+
+
+def _visits(memory: int, passes: float, generator: random.Random) -> list[int]:
+    """Rows of the memory in the order of replay: shuffled once through, and again, until they are enough."""
+    count = _visit_count(memory, passes)
+    visits: list[int] = []
+    while len(visits) < count:
+        visits += generator.sample(range(memory), memory)
+    return visits[:count]
+
+
+def _spread(index: int, count: int, places: int) -> int:
+    """The place of item `index` of `count`, spread evenly over `places`."""
+    return int((index + 0.5) * places / count)

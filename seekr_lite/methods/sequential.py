@@ -1,0 +1,12 @@
+"""Sequential fine-tuning: one task after the other, nothing done against forgetting. The lower bound."""
+
+from __future__ import annotations
+
+from seekr_lite.methods.method import Method
+
+
+class Sequential(Method):
+    """L = cross-entropy of new rows."""
+
+    name = "sequential"
+    summary = "trains on each task in turn; the lower bound"

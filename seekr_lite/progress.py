@@ -1,0 +1,52 @@
+"""What a run tells the outside while it works. The learner and the run know this interface, not the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Advance = Callable[[int], None]
+
+
+class Listener:
+    """Hears what happens; this one says nothing. `report/console.py` draws it, the run folder logs it."""
+
+    @contextmanager
+    def phase(self, description: str, total: int) -> Iterator[Advance]:
+        """A stretch of work of `total` units; the block calls what it is given with the units done."""
+        yield lambda units: None
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Something worth a line of `log.jsonl`."""
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+
+
+class Listeners(Listener):
+    """Several listeners at once."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+    @contextmanager
+    def phase(self, description: str, total: int) -> Iterator[Advance]:
+        from contextlib import ExitStack
+
+        with ExitStack() as stack:
+            advances = [stack.enter_context(listener.phase(description, total)) for listener in self.listeners]
+
+            def advance(units: int) -> None:
+                for one in advances:
+                    one(units)
+
+            yield advance
+
+    def event(self, kind: str, **values: Any) -> None:
+        for listener in self.listeners:
+            listener.event(kind, **values)
+
+    def say(self, text: str) -> None:
+        for listener in self.listeners:
+            listener.say(text)

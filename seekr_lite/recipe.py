@@ -1,0 +1,327 @@
+"""What to run: a recipe, typed and validated, from TOML with overrides.
+
+Every key of a recipe is a field of a section below. All errors of a recipe are collected and shown at once, each
+with file, line, key, what is allowed and the nearest right spelling (`recipe_errors.py`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from seekr_lite.data.task import check_task_name
+from seekr_lite.errors import UserError
+from seekr_lite.recipe_errors import RecipeSource, describe_errors
+
+MAX_RECIPE_BYTES = 1_000_000
+
+Positive = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+# A number of layers, heads or queries; or the share of what the model has.
+Budget = Annotated[Annotated[int, Field(strict=True, gt=0)] | Annotated[float, Field(strict=True, gt=0, lt=1)] | Literal["all"], Field()]
+
+
+class Section(BaseModel):
+    """A section of a recipe: frozen, no unknown keys, no silent conversions, no infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class BaseSettings(Section):
+    """`[base]`: the frozen base model."""
+
+    model: str = Field(min_length=1, description='A hub id, a local folder, or "tiny" (built in).')
+    quantization: Literal["nf4", "fp4", "int8", "none"] = Field(
+        "nf4", description="How the base is stored. nf4 and fp4 use double quantisation."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="What is computed in: auto is bfloat16 on a GPU that has it, float32 on a CPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one.")
+    revision: str | None = Field(None, description="A commit or tag of the hub id, to pin it.")
+
+
+class AdapterSettings(Section):
+    """`[adapter]`: the LoRA adapter that each task gets (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: Positive = Field(16, description="Rank r of the update B A.")
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = Field(32.0, description="The update is scaled by alpha / rank.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout on the adapter's input.")
+    targets: Literal["all-linear", "attention"] | tuple[str, ...] = Field(
+        "all-linear", description="all-linear, attention (projections of attention only), or names of modules."
+    )
+    growth: Literal["continue", "stack"] = Field(
+        "continue",
+        description="continue: adapter k starts from the weights of adapter k-1. "
+        "stack: a fresh LoRA on top of the frozen ones; saved as one adapter of rank (k+1) r.",
+    )
+
+
+class DataSettings(Section):
+    """`[data]`: the tasks, in the order in which they are learned."""
+
+    format: Literal["trace", "superni", "jsonl", "datasets", "toy", "python"] = Field(
+        description="Which reader. python: tasks are handed over through the Python API."
+    )
+    path: str | None = Field(None, description="The folder (or hub id) that holds the tasks.")
+    tasks: tuple[str, ...] = Field((), description="Names of the tasks, in the order of learning.")
+    train_limit: Positive | None = Field(None, description="At most so many training rows a task.")
+    test_limit: Positive | None = Field(None, description="At most so many test rows a task.")
+    validation_rows: Count = Field(
+        40, description="Rows a task held out of training and replay (at most a fifth of them), for the NLL."
+    )
+    max_prompt_tokens: Positive = Field(1024, description="A longer prompt loses its left end.")
+    max_answer_tokens: Positive = Field(512, description="A longer answer loses its right end, never its end token.")
+    chat_template: bool = Field(False, description="Render prompts with the tokenizer's chat template.")
+    prompt_column: str = Field("prompt", description="Column of the prompt (jsonl, datasets).")
+    answer_column: str = Field("answer", description="Column of the answer (jsonl, datasets).")
+    train_split: str = Field("train", description="Split to learn from (datasets).")
+    test_split: str = Field("test", description="Split to be judged on (datasets).")
+    metric: str | None = Field(None, description="Metric of every task; otherwise the reader's choice.")
+    extraction: str | None = Field(None, description="Extraction of every task; otherwise the reader's choice.")
+
+    @model_validator(mode="after")
+    def _tasks_and_path_fit(self) -> DataSettings:
+        if self.format == "python":
+            return self
+        if not self.tasks:
+            raise ValueError("tasks: name at least one task")
+        if self.format != "toy" and not self.path:
+            raise ValueError(f'path: is needed with format = "{self.format}"')
+        repeated = sorted({name for name in self.tasks if self.tasks.count(name) > 1})
+        if repeated:
+            raise ValueError(f"tasks: {', '.join(repeated)} is named more than once")
+        for name in self.tasks:
+            try:
+                check_task_name(name)
+            except UserError as error:
+                raise ValueError(f"tasks: {error}") from None
+        return self
+
+
+class TrainSettings(Section):
+    """`[train]`: how one task is learned. The optimizer (AdamW) starts afresh with each task."""
+
+    epochs: Positive | tuple[Positive, ...] = Field(3, description="One number, or one per task.")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(2e-4, description="Peak learning rate.")
+    batch_size: Positive = Field(16, description="New rows per optimizer step, whatever the micro-batches.")
+    micro_batch_tokens: Positive = Field(
+        4096, description="Padded tokens that pass the model at once; memory, not results, depends on it."
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.95), description="AdamW's betas (SEEKR's values)."
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="AdamW's weight decay.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="After the warm-up.")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Share of a task's steps that warm up.")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest norm of a step's gradient.")
+    checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass: far less memory, about a third slower."
+    )
+
+
+class MethodSettings(Section):
+    """`[method]`: how old tasks are kept. Keys that a method does not use are ignored by it."""
+
+    name: str = Field("seekr", min_length=1, description="A name in `seekr_lite.methods.METHODS`.")
+    replay_fraction: Fraction = Field(0.01, description="Share of a task's training rows kept; at least one row.")
+    replay_choice: Literal["random", "first"] = Field("random", description="first is what the official code does.")
+    replay_passes: Annotated[float, Field(gt=0, le=10_000)] = Field(
+        1.0, description="How often each old row is seen in an epoch (1 in the official code)."
+    )
+    replay_step: Literal["shared", "own"] = Field(
+        "shared", description="Replay rows join a step of new rows, or get optimizer steps of their own."
+    )
+    replay_weight: Weight = Field(1.0, description="Weight of a replay row against a new row of its step.")
+    cross_entropy_weight: Weight = Field(0.5, description="Cross-entropy of replay rows (derpp, seekr).")
+    logits_weight: Weight = Field(0.5, description="Distillation of logits on replay rows (derpp, seekr).")
+    logits_positions: Literal["predictions", "labels"] = Field(
+        "predictions",
+        description="predictions: the positions that predict the answer (shifted). "
+        "labels: the positions that hold it, as in the official code.",
+    )
+    attention_weight: Weight = Field(1000.0, description="Distillation of attention maps (seekr).")
+    layer_budget: Budget = Field(0.75, description="Layers whose heads may be held: a number, a share, or all.")
+    head_budget: Budget = Field(0.125, description="Heads held for each task: a number, a share, or all.")
+    query_budget: Annotated[int, Field(strict=True, gt=0)] | Literal["all"] = Field(
+        "all", description="Query rows of a sample that are compared (100 in the paper, all in the official code)."
+    )
+    selection: Literal["seekr", "sensitivity", "forgettability", "random", "all"] = Field(
+        "seekr", description="What chooses the heads; all but seekr are ablations."
+    )
+    accumulate: Literal["sum_of_products", "product_of_sums"] = Field(
+        "sum_of_products", description="How importance adds up over tasks: the official code's way, or the paper's."
+    )
+
+
+class EvaluateSettings(Section):
+    """`[evaluate]`: when and how the tasks are tested."""
+
+    rounds: Literal["last", "diagonal-and-last", "full"] = Field(
+        "diagonal-and-last",
+        description="last: every task after the last. diagonal-and-last: each task after itself too (BWT). "
+        "full: every task after every task, and on the bare base (FWT).",
+    )
+    batch_tokens: Positive = Field(8192, description="Tokens (prompt and answer, padded) generated at once.")
+
+
+class RunSettings(Section):
+    """`[run]`: where and how."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1234, description="Same seed, same run, on a CPU to the bit.")
+    output: str | None = Field(None, description="The run folder; by default runs/<name of the recipe>.")
+    memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(None, description="Memory of the card to stay within.")
+
+
+class Recipe(Section):
+    """A whole recipe. Frozen: `with_` makes a changed copy."""
+
+    base: BaseSettings
+    adapter: AdapterSettings = AdapterSettings()
+    data: DataSettings
+    train: TrainSettings = TrainSettings()
+    method: MethodSettings = MethodSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _epochs_fit_tasks(self) -> Recipe:
+        epochs, tasks = self.train.epochs, self.data.tasks
+        if isinstance(epochs, tuple) and self.data.format != "python" and len(epochs) != len(tasks):
+            raise ValueError(
+                f"train.epochs: {len(epochs)} numbers for {len(tasks)} tasks; give one number for all, or one per task"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _method_is_known(self) -> Recipe:
+        from seekr_lite.methods.registry import METHODS
+        from seekr_lite.recipe_errors import nearest
+
+        if self.method.name not in METHODS:
+            raise ValueError(
+                f'method.name: no method is called "{self.method.name}"{nearest(self.method.name, METHODS)}; '
+                f"allowed: {', '.join(METHODS)}"
+            )
+        return self
+
+    def epochs_of(self, task_index: int) -> int:
+        """Epochs of the task at `task_index`; the last number holds for tasks beyond the list."""
+        epochs = self.train.epochs
+        return epochs if isinstance(epochs, int) else epochs[min(task_index, len(epochs) - 1)]
+
+    def with_(self, **sections: Mapping[str, Any]) -> Recipe:
+        """A copy with some keys changed: `recipe.with_(method={"name": "replay"}, run={"seed": 1})`.
+
+        Raises:
+            UserError: an unknown section or key, or a value that is not allowed.
+        """
+        values = self.model_dump()
+        for section, changes in sections.items():
+            if isinstance(values.get(section), dict):
+                values[section] = {**values[section], **changes}
+            else:
+                values[section] = dict(changes)  # unknown: validation names it
+        return Recipe.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: RecipeSource | None = None) -> Recipe:
+        """Validates plain values. Raises `UserError` with every problem, one a line."""
+        try:
+            return cls.model_validate(_tuples(values))
+        except ValidationError as error:
+            raise UserError(describe_errors(error, cls, source or RecipeSource("the recipe", ""))) from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Reads a recipe file, then applies overrides of the form `section.key=value` (the value in TOML; a bare
+        word is taken as text).
+
+        Raises:
+            UserError: the file is missing, is not TOML, or the recipe is wrong.
+        """
+        path = Path(path)
+        text = read_recipe_text(path)
+        try:
+            values = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise UserError(f"{path}: this is not valid TOML: {error}") from None
+        source = RecipeSource(str(path), text)
+        for override in overrides:
+            section, key, value = parse_override(override)
+            table = values.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UserError(f"{path}: {section} must be a table, [{section}]")
+            table[key] = value
+            source.overridden[(section, key)] = override
+        recipe = cls.from_dict(values, source)
+        if recipe.run.output is None:
+            recipe = recipe.with_(run={"output": f"runs/{path.stem}"})
+        return recipe
+
+    def to_toml(self) -> str:
+        """The recipe as TOML with every key written out, so that a run folder says all that it was made from."""
+        lines: list[str] = []
+        for section, values in self.model_dump().items():
+            lines += [f"[{section}]", *(f"{k} = {_toml(v)}" for k, v in values.items() if v is not None), ""]
+        return "\n".join(lines)
+
+
+def read_recipe_text(path: Path) -> str:
+    """The text of a recipe file. Raises `UserError` where there is none."""
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise UserError(f"{path}: larger than {MAX_RECIPE_BYTES} bytes; this is no recipe")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such recipe file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe: {error}") from None
+
+
+def parse_override(override: str) -> tuple[str, str, Any]:
+    """`train.epochs=[5, 5]` -> ("train", "epochs", [5, 5])."""
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise UserError(f"--set {override}: write section.key=value, for example --set method.name=replay")
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if set(parsed) == {"value"} else text
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = text  # a bare word: --set method.name=replay
+    return section, key, value
+
+
+def _tuples(value: Any) -> Any:
+    """TOML and JSON know lists only; recipes hold tuples, since they are frozen."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        import json
+
+        # JSON strings are TOML basic strings, but for DEL, which no key here can hold.
+        return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f") if value.isascii() else _toml_unicode(value)
+    return repr(value)
+
+
+def _toml_unicode(value: str) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

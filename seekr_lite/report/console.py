@@ -1,0 +1,48 @@
+"""Progress in a terminal or a notebook: a bar with time left for what takes long, one line when a task ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from seekr_lite.progress import Advance, Listener
+
+
+class Console(Listener):
+    """Draws on stderr. Where that is no terminal, only the lines are printed."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console as RichConsole
+
+        self.quiet = quiet
+        self.console = RichConsole(stderr=True, highlight=False)
+
+    @contextmanager
+    def phase(self, description: str, total: int) -> Iterator[Advance]:
+        if self.quiet or not (self.console.is_terminal or self.console.is_jupyter):
+            yield lambda units: None
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            bar = progress.add_task(description, total=total)
+            yield lambda units: progress.advance(bar, units)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, markup=False)

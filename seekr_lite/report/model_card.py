@@ -1,0 +1,39 @@
+"""The card in each adapter's folder: what it is, and how to load it with plain PEFT."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seekr_lite.data.task import Task
+    from seekr_lite.run_folder import RunRecord
+
+
+def model_card(name: str, tasks: list[Task], config: dict[str, Any], record: RunRecord) -> str:
+    """A short model card in the hub's form (YAML front matter, then Markdown)."""
+    base = config["base_model_name_or_path"]
+    learned = [*(task for stage in record.stages for task in stage.tasks), *(task.name for task in tasks)]
+    versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
+    return f"""---
+base_model: {json.dumps(base)}
+library_name: peft
+tags: [lora, continual-learning, seekr-lite]
+---
+
+# {name}
+
+A LoRA adapter (rank {config["r"]}) of `{base}`, made by seekr-lite with the method `{record.method}`, seed
+{record.seed}. It is the model after these tasks, in this order: {", ".join(learned)}.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+```
+
+The licences of the base and of the tasks' data apply to it. Made with {versions}.
+SEEKR: He et al., EMNLP 2024, arXiv 2411.06171.
+"""

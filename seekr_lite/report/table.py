@@ -1,0 +1,38 @@
+"""The scoreboard in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seekr_lite.evaluation.scoreboard import Scoreboard
+
+
+def rich_table(scores: Scoreboard) -> Any:
+    """Rows: after learning; columns: tested on; below, the figures that sum it up."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from seekr_lite.evaluation.scoreboard import show
+
+    table = Table(title=f"{scores.method}, seed {scores.seed}", title_justify="left")
+    table.add_column("after learning")
+    for task in scores.tasks:
+        table.add_column(Text(f"{task}\n{scores.metrics.get(task, '')}"), justify="right")
+    if scores.base is not None:
+        table.add_row("(bare base)", *(show(value) for value in scores.base))
+    for index, (task, row) in enumerate(zip(scores.tasks, scores.matrix, strict=True)):
+        if any(value is not None for value in row):
+            style = "bold" if index == len(scores.tasks) - 1 else None
+            table.add_row(Text(task), *(show(value) for value in row), style=style)
+    lines = [
+        f"OP {show(scores.op)}   mean of the last row",
+        f"BWT {show(scores.bwt)}   change since each task was learned, over T-1 tasks (over T: {show(scores.bwt_official)})",
+        f"forgetting {show(scores.forgetting)}   best score before the end, less the last",
+        f"FWT {show(scores.fwt)}   score before a task was learned, less the bare base's",
+        f"NLL {show(scores.nll, 3)}   of held-out answers, per token; since each task was learned "
+        + ("+" if (scores.nll_forgetting or 0) >= 0 and scores.nll_forgetting is not None else "")
+        + show(scores.nll_forgetting, 3),
+    ]
+    return Group(table, *(Text(line) for line in lines))

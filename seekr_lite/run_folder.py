@@ -1,0 +1,318 @@
+"""The files of a run: atomic, JSON and safetensors only. Layout: `docs/architecture.md`.
+
+A stage or an evaluation is recorded in `run.json` only when its files are in place, so nothing half-written is ever
+taken for whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.data.task import Example, Task
+from seekr_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from seekr_lite.adapters import Snapshot
+    from seekr_lite.evaluation.evaluate import TaskResult
+    from seekr_lite.learner import Learned
+    from seekr_lite.methods.method import TaskState
+    from seekr_lite.recipe import Recipe
+
+FORMAT = 1
+RUN_FILE = "run.json"
+
+
+@dataclass
+class StageRecord:
+    """A finished stage: its adapter's folder name, its tasks, and what it took."""
+
+    name: str
+    tasks: list[str]
+    steps: int
+    seconds: float
+
+
+@dataclass
+class EvaluationRecord:
+    """A finished evaluation: of `task`, after the stage `after` (None: the bare base)."""
+
+    after: int | None
+    task: str
+    score: float
+    nll: float | None
+
+
+@dataclass
+class RunRecord:
+    """`run.json`."""
+
+    method: str
+    seed: int
+    versions: dict[str, str]
+    stages: list[StageRecord] = field(default_factory=list)
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
+    format: int = FORMAT
+
+
+class RunFolder:
+    """A run's folder and its record. Make one with `create` or `open`."""
+
+    def __init__(self, path: Path, record: RunRecord) -> None:
+        self.path = path
+        self.record = record
+
+    # ------------------------------------------------------------------ making and opening
+
+    @staticmethod
+    def is_run(path: Path) -> bool:
+        return (path / RUN_FILE).is_file()
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Raises `UserError` where `path` is something else than a run, an empty folder, or nothing."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"run.output {path}: this is a file; name a folder")
+        if path.is_dir() and any(path.iterdir()) and not cls.is_run(path):
+            raise UserError(
+                f"run.output {path}: the folder is not empty and is not a run; name another one (--output), or empty it"
+            )
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> RunFolder:
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, RunRecord(recipe.method.name, recipe.run.seed, versions()))
+        folder.write_recipe(recipe)
+        folder.save()
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Raises `UserError` where there is no run, or its record is damaged."""
+        path = Path(path)
+        if not cls.is_run(path):
+            raise UserError(f"{path}: there is no run here (no {RUN_FILE}); name the output folder of a run")
+        try:
+            values = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise UserError(f"{path / RUN_FILE}: format {values['format']}, and this version reads {FORMAT}")
+            values["stages"] = [StageRecord(**stage) for stage in values["stages"]]
+            values["evaluations"] = [EvaluationRecord(**one) for one in values["evaluations"]]
+            return cls(path, RunRecord(**values))
+        except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+            raise UserError(f"{path / RUN_FILE}: the record of this run is damaged: {error}") from None
+
+    def recipe(self) -> Recipe:
+        from seekr_lite.recipe import Recipe
+
+        return Recipe.from_toml(self.path / "recipe.toml")
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_text(self.path / "recipe.toml", recipe.to_toml())
+
+    def save(self) -> None:
+        write_json(self.path / RUN_FILE, asdict(self.record))
+
+    # ------------------------------------------------------------------ stages
+
+    def stage_name(self, index: int, tasks: list[Task], joint: bool) -> str:
+        return f"{index:02d}-{'joint' if joint else tasks[0].name}"
+
+    def save_stage(
+        self, name: str, tasks: list[Task], learned: Learned, config: dict[str, Any], state_folder: str | None
+    ) -> None:
+        """Writes a stage's adapter, memory and method state, then records it."""
+        from safetensors.torch import save_file
+
+        from seekr_lite.report.model_card import model_card
+
+        with new_folder(self.path / "adapters" / name) as folder:
+            save_file(learned.snapshot.weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            write_json(folder / "adapter_config.json", config)
+            write_text(folder / "README.md", model_card(name, tasks, config, self.record))
+        if learned.samples:
+            lines = [json.dumps(_example_values(row), ensure_ascii=False) for row in learned.samples]
+            write_text(self.path / "memory" / f"{name}.jsonl", "\n".join(lines) + "\n")
+        if learned.state is not None and state_folder:
+            target = self.path / state_folder / f"{name}.safetensors"
+            with new_file(target) as temporary:
+                save_file(learned.state.tensors, temporary)
+            write_json(target.with_suffix(".json"), learned.state.values)
+        self.record.stages.append(StageRecord(name, [t.name for t in tasks], learned.steps, learned.seconds))
+        self.save()
+
+    def load_stage(self, index: int, state_folder: str | None) -> Learned:
+        """Reads back a stage. Raises `UserError` naming the file that is missing or damaged."""
+        from seekr_lite.learner import Learned
+        from seekr_lite.methods.method import TaskState
+
+        stage = self.record.stages[index]
+        memory = self.path / "memory" / f"{stage.name}.jsonl"
+        samples = tuple(_read_examples(memory)) if memory.is_file() else ()
+        state: TaskState | None = None
+        if state_folder:
+            path = self.path / state_folder / f"{stage.name}.safetensors"
+            state = TaskState(_read_tensors(path), read_json(path.with_suffix(".json")))
+        return Learned(self.load_snapshot(index), samples, state, stage.steps, stage.seconds)
+
+    def load_snapshot(self, index: int) -> Snapshot:
+        from seekr_lite.adapters import Snapshot
+
+        folder = self.path / "adapters" / self.record.stages[index].name
+        config = read_json(folder / "adapter_config.json")
+        return Snapshot(_read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"]))
+
+    # ------------------------------------------------------------------ evaluations
+
+    def evaluation(self, after: int | None, task: str) -> EvaluationRecord | None:
+        return next((one for one in self.record.evaluations if (one.after, one.task) == (after, task)), None)
+
+    def save_evaluation(self, after: int | None, task: str, result: TaskResult) -> None:
+        """Writes the predictions, then records the score."""
+        lines = [
+            json.dumps(
+                {"prompt": p.prompt, "prediction": p.prediction, "reference": p.references[0], "score": p.score}
+                | ({"references": list(p.references)} if len(p.references) > 1 else {}),
+                ensure_ascii=False,
+            )
+            for p in result.predictions
+        ]
+        write_text(self.predictions_path(after, task), "\n".join(lines) + "\n")
+        self.record.evaluations.append(EvaluationRecord(after, task, result.score, result.nll))
+        self.save()
+
+    def predictions_path(self, after: int | None, task: str) -> Path:
+        return self.path / "predictions" / ("base" if after is None else f"{after:02d}") / f"{task}.jsonl"
+
+    # ------------------------------------------------------------------ tasks handed over from Python
+
+    def task_path(self, name: str) -> Path:
+        return self.path / "tasks" / f"{name}.json"
+
+    def save_task(self, task: Task) -> None:
+        write_json(self.task_path(task.name), asdict(task))
+
+    def load_task(self, name: str) -> Task | None:
+        if not self.task_path(name).is_file():
+            return None
+        values = read_json(self.task_path(name))
+        try:
+            for rows in ("train", "test", "validation"):
+                values[rows] = tuple(
+                    Example(row["prompt"], row["answer"], tuple(row["references"])) for row in values[rows]
+                )
+            return Task(**values)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.task_path(name)}: damaged: {error}") from None
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may hang on."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("seekr-lite", "torch", "transformers", "peft", "bitsandbytes"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+# ---------------------------------------------------------------------- atomic files
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; it takes `path`'s place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`; it takes `path`'s place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():  # left behind by a stop before it was recorded
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: this file of the run is missing") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: this file of the run is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
+
+
+def _example_values(row: Example) -> dict[str, Any]:
+    values: dict[str, Any] = {"prompt": row.prompt, "answer": row.answer}
+    return values | ({"references": list(row.references)} if row.references else {})
+
+
+def _read_examples(path: Path) -> Iterator[Example]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            values = json.loads(line)
+            yield Example(values["prompt"], values["answer"], tuple(values.get("references", ())))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: this file of the run is damaged: {error}") from None
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

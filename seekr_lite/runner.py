@@ -1,0 +1,272 @@
+"""A recipe and a run folder in, a finished run out: the order of things, what is skipped, what is refused.
+
+(Not `run.py`: the package's public function `run` would be hidden by a module of the same name.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.data.task import Task
+from seekr_lite.errors import UserError
+from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
+from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.progress import Listener, Listeners
+from seekr_lite.recipe import Recipe
+from seekr_lite.run_folder import RunFolder, read_json, write_json
+
+if TYPE_CHECKING:
+    from seekr_lite.learner import Learner
+    from seekr_lite.loaded_model import LoadedModel
+
+# Keys that cannot change what is learned: they may differ when a run goes on.
+HARMLESS_KEYS = {"run.output", "run.memory_limit_gb", "evaluate.rounds"}
+
+
+class Run:
+    """A run on disk: its scores, its recipe, its models, and the next task."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    @property
+    def path(self) -> Path:
+        return self._folder.path
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._folder.recipe()
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks learned so far."""
+        return [task for stage in self._folder.record.stages for task in stage.tasks]
+
+    @property
+    def scores(self) -> Scoreboard:
+        """The scoreboard. Raises `UserError` where the run has not ended."""
+        path = self.path / "scores.json"
+        if not path.is_file():
+            raise UserError(f"{self.path}: this run has no scores yet; finish it with `seekr-lite run` and the same recipe")
+        return Scoreboard.from_json(read_json(path))
+
+    def load_model(self, after: str | None = None) -> LoadedModel:
+        """The base with the adapter after task `after` (by default the last), ready to generate."""
+        from seekr_lite.loaded_model import LoadedModel
+
+        return LoadedModel.of_run(self._folder, after)
+
+    def learn(self, task: Task, epochs: int | None = None, listener: Listener | None = None) -> Run:
+        """Learns one more task, handed over from Python, and evaluates the run again.
+
+        Args:
+            task: its rows are kept in the run folder, so that the run can be taken up without them.
+            epochs: for this task; by default the recipe's (the last number, where it is a list).
+        """
+        recipe = self.recipe
+        if task.name in recipe.data.tasks:
+            raise UserError(f"task {task.name}: this run has learned it already; give the new task another name")
+        changes: dict[str, Any] = {"data": {"tasks": (*recipe.data.tasks, task.name)}}
+        last = recipe.epochs_of(len(recipe.data.tasks))
+        if isinstance(recipe.train.epochs, tuple):
+            changes["train"] = {"epochs": (*recipe.train.epochs, epochs or last)}
+        elif epochs not in (None, recipe.train.epochs):
+            old = (recipe.train.epochs,) * len(recipe.data.tasks)
+            changes["train"] = {"epochs": (*old, epochs)}
+        return run(recipe.with_(**changes), output=self.path, listener=listener, tasks=[task])
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, tasks={self.tasks})"
+
+    def _repr_html_(self) -> str:
+        return self.scores._repr_html_()
+
+
+def open_run(path: str | Path) -> Run:
+    """Opens a run folder. Raises `UserError` where there is none."""
+    return Run(RunFolder.open(path))
+
+
+def run(
+    recipe: Recipe | str | Path,
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+    tasks: Sequence[Task] = (),
+) -> Run:
+    """Runs a recipe to its end: learns what the folder has not learned, tests what it has not tested.
+
+    Args:
+        recipe: a recipe, or the path of a recipe file.
+        output: the run folder; by default the recipe's `run.output`.
+        overrides: `section.key=value`, for a recipe file.
+        listener: hears of progress; by default a progress display in a terminal or notebook.
+        tasks: tasks handed over from Python; the recipe's `data.tasks` names them.
+
+    Raises:
+        UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
+    """
+    from seekr_lite.base import load_base
+    from seekr_lite.learner import Learner
+
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.from_toml(recipe, overrides)
+    path = Path(output or recipe.run.output or "runs/run")
+    recipe = recipe.with_(run={"output": str(path)})
+    RunFolder.check_free(path)
+    folder = RunFolder.open(path) if RunFolder.is_run(path) else None
+    if folder is not None:
+        check_continues(folder, recipe)
+    sequence = gather_tasks(recipe, folder, tasks)
+    check_against_base(recipe)
+    base = load_base(recipe.base)
+
+    if listener is None:
+        from seekr_lite.report.console import Console
+
+        listener = Console()
+    folder = folder or RunFolder.create(path, recipe)
+    for task in tasks:
+        folder.save_task(task)
+    folder.write_recipe(recipe)
+    log = LogFile(folder.path / "log.jsonl")
+    learner = Learner(recipe, base, Listeners(listener, log))
+    carry_on(folder, learner, sequence, Listeners(listener, log))
+    return Run(folder)
+
+
+def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: Listener) -> None:
+    """Takes a run folder from where it is to the end of its recipe."""
+    joint, recipe = learner.method.joint, learner.recipe
+    stages = [tasks] if joint else [[task] for task in tasks]
+    evaluations = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
+    evaluate_after(folder, learner, None, tasks, evaluations)
+    for index, stage in enumerate(stages):
+        if index < len(folder.record.stages):
+            learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
+        else:
+            learned = learner.learn(*stage)
+            name = folder.stage_name(index, stage, joint)
+            config = learner.adapters.config_of(learned.snapshot)
+            folder.save_stage(name, stage, learned, config, learner.method.state_folder)
+            listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
+        after = len(tasks) - 1 if joint else index
+        evaluate_after(folder, learner, after, tasks, evaluations)
+        listener.say(describe_stage(folder, index, after, stage))
+    results = {}
+    for after_task, task in evaluations:
+        record = folder.evaluation(after_task, tasks[task].name)
+        assert record is not None, "every planned evaluation has been made"
+        results[(after_task, task)] = (record.score, record.nll)
+    scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
+    write_json(folder.path / "scores.json", scores.to_json())
+
+
+def evaluate_after(
+    folder: RunFolder, learner: Learner, after: int | None, tasks: list[Task], evaluations: list[tuple[int | None, int]]
+) -> None:
+    """The planned evaluations of one round that have not been made."""
+    for round_after, task in evaluations:
+        if round_after == after and folder.evaluation(after, tasks[task].name) is None:
+            folder.save_evaluation(after, tasks[task].name, learner.test(task, after, tasks[task]))
+
+
+def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:
+    """One line about a stage that has ended."""
+    record = folder.record.stages[index]
+    found = [folder.evaluation(after, task.name) for task in stage]
+    scores = ", ".join(f"{one.task} {one.score:.1f}" for one in found if one is not None)
+    return f"{record.name}: {record.steps} steps in {record.seconds:.0f} s" + (f"; score {scores}" if scores else "")
+
+
+def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]) -> list[Task]:
+    """The tasks of the recipe in order: handed over, kept in the run folder, or read by the recipe's reader.
+
+    Raises:
+        UserError: all that is wrong with the data, at once.
+    """
+    from seekr_lite.data.readers import load_tasks
+    from seekr_lite.evaluation.evaluate import check_metrics
+
+    found = {task.name: task for task in given}
+    if folder is not None:
+        for name in recipe.data.tasks:
+            kept = folder.load_task(name)
+            if kept is not None:
+                found.setdefault(name, kept)
+    missing = tuple(name for name in recipe.data.tasks if name not in found)
+    if missing and recipe.data.format == "python":
+        raise UserError(
+            f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: run(recipe, tasks=[...])'
+        )
+    ordered: dict[str, Task] = {}
+    if missing:
+        read = load_tasks(recipe.data.model_copy(update={"tasks": missing}))
+        ordered = dict(zip(missing, read, strict=True))
+    sequence = [found.get(name) or ordered[name] for name in recipe.data.tasks]
+    if not sequence:
+        raise UserError("data.tasks: name at least one task")
+    check_metrics(sequence)
+    return sequence
+
+
+def check_against_base(recipe: Recipe) -> None:
+    """Refuses what the base cannot do, from its configuration alone."""
+    from seekr_lite.base import load_config
+
+    config = load_config(recipe.base).get_text_config()
+    if recipe.method.name == "seekr":
+        from seekr_lite.attention.selection import resolve_budgets
+
+        resolve_budgets(recipe.method, int(config.num_hidden_layers), int(config.num_attention_heads))
+    longest = getattr(config, "max_position_embeddings", None)
+    asked = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens
+    if longest and asked > longest:
+        raise UserError(
+            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}: the base reads at most {longest} tokens; "
+            "lower one of them"
+        )
+
+
+def check_continues(folder: RunFolder, recipe: Recipe) -> None:
+    """Refuses a recipe that would change what the folder has learned; appended tasks go on with it."""
+    before, now = folder.recipe().model_dump(), recipe.model_dump()
+    old_recipe = folder.recipe()
+    differing = [
+        f"{section}.{key}"
+        for section, values in now.items()
+        for key, value in values.items()
+        if value != before[section][key] and f"{section}.{key}" not in HARMLESS_KEYS
+    ]
+    old_tasks, new_tasks = old_recipe.data.tasks, recipe.data.tasks
+    appended = new_tasks[: len(old_tasks)] == old_tasks
+    same_epochs = all(recipe.epochs_of(i) == old_recipe.epochs_of(i) for i in range(len(old_tasks)))
+    differing = [
+        key
+        for key in differing
+        if not (key == "data.tasks" and appended) and not (key == "train.epochs" and appended and same_epochs)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder.path}: this folder holds a run of another recipe; differing: {', '.join(differing)}. "
+            "Run it with the same recipe (tasks may be appended), or name another folder (--output)"
+        )
+    if folder.record.method == "joint" and new_tasks != old_tasks and folder.record.stages:
+        raise UserError(f"{folder.path}: a joint run has learned all its tasks at once and takes no more; name another folder")
+
+
+class LogFile(Listener):
+    """Appends events to `log.jsonl`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def event(self, kind: str, **values: Any) -> None:
+        import json
+        import time
+
+        line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
