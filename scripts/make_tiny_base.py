@@ -3,7 +3,8 @@
     python scripts/make_tiny_base.py            # writes seekr_lite/tiny/
     python scripts/make_tiny_base.py --check    # rebuilds elsewhere and compares
 
-With the package installed; about ten minutes. One thread, one seed: the same machine and torch give the same bytes. Another processor may round differently.
+It needs the package installed and takes about ten minutes. One thread, one seed: the same machine and torch
+give the same bytes; another processor may round differently.
 """
 
 from __future__ import annotations

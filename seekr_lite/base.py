@@ -80,7 +80,6 @@ def load_base(settings: BaseSettings) -> Base:
     Raises:
         UserError: see `load_config`; or no safetensors weights; or a GPU was asked for and there is none.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     device = choose_device(settings.device)
@@ -97,10 +96,21 @@ def load_base(settings: BaseSettings) -> Base:
             trust_remote_code=False,
         )
     model.requires_grad_(False)
+    keep_trainable(model)
     model.config.use_cache = False  # a cache is for generation, which asks for it
-    if settings.quantization == "none" and device.type == "cpu":
-        torch.set_flush_denormal(True)
     return Base(model, load_tokenizer(settings), resolve_model(settings.model))
+
+
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Keeps 4-bit layers in the format that has gradients.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks a layer's weights at its first forward in eval mode and calls a
+    kernel without a gradient from then on: whatever is trained after the first test would silently learn from wrong
+    gradients (seen with bitsandbytes 0.50.2).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def quantization_config(quantization: str, dtype: torch.dtype) -> Any:

@@ -64,7 +64,8 @@ def _exact(model: PreTrainedModel, rows: list[Example]) -> float:
     inputs = TOKENIZER([row.prompt for row in rows], return_tensors="pt", padding=True)
     written = model.generate(**inputs, max_new_tokens=10, do_sample=False)
     answers = TOKENIZER.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return sum(answer == row.answer for answer, row in zip(answers, rows, strict=True)) / len(rows)
+    right = [answer == row.answer for answer, row in zip(answers, rows, strict=True)]
+    return right.count(True) / len(right)
 
 
 @pytest.mark.parametrize("name", TOY_TASKS)
