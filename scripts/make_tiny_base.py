@@ -135,9 +135,7 @@ def build(folder: Path, steps: int) -> str:
     model = make_model(len(tokenizer))
     train(model, tokenizer, steps)
     model.eval().to(torch.bfloat16)
-    model.generation_config = GenerationConfig(
-        do_sample=False, pad_token_id=0, bos_token_id=1, eos_token_id=2
-    )
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -151,9 +149,7 @@ def weights_hash(folder: Path) -> str:
 
 def main() -> int:
     """Reads the command line; the exit code is 1 if `--check` finds a difference."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="rebuild in a temporary folder and compare")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default: %(default)s)")

@@ -5,6 +5,7 @@ Weights come from safetensors only and code never comes from a model folder. Not
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,8 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def end_tokens(self) -> list[int]:
-        """Token ids that end an answer."""
-        return [int(self.tokenizer.eos_token_id)]
+        device: torch.device = self.model.device
+        return device
 
 
 def resolve_model(name: str) -> str:
@@ -55,7 +52,9 @@ def load_config(settings: BaseSettings) -> Any:
     from transformers import AutoConfig
 
     with _user_errors(settings.model):
-        return AutoConfig.from_pretrained(resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False
+        )
 
 
 def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
@@ -67,7 +66,9 @@ def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
             resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False
         )
     if tokenizer.eos_token_id is None:
-        raise UserError(f"base.model {settings.model}: the tokenizer has no end-of-sequence token; answers could never end")
+        raise UserError(
+            f"base.model {settings.model}: the tokenizer has no end-of-sequence token; answers could never end"
+        )
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere, so any token serves; the end token is the last resort.
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -82,6 +83,8 @@ def load_base(settings: BaseSettings) -> Base:
     """
     from transformers import AutoModelForCausalLM
 
+    # On a CPU it says at every start that an optional kernel is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     with _user_errors(settings.model):
@@ -134,7 +137,9 @@ def choose_device(name: str) -> torch.device:
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError('base.device = "cuda": torch sees no GPU here; use "cpu" or "auto", or install a CUDA build of torch')
+        raise UserError(
+            'base.device = "cuda": torch sees no GPU here; use "cpu" or "auto", or install a CUDA build of torch'
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -162,8 +167,6 @@ class _user_errors:  # noqa: N801 - used as a `with` block
         self.model = model
 
     def __enter__(self) -> None:
-        import logging
-
         # The hub client logs every retry of a connection that is not there; our message says it once.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
@@ -188,14 +191,24 @@ def _explain(model: str, error: BaseException) -> str:
             "or take an ungated model, for example recipes/trace-vicuna-7b.toml"
         )
     if "RepositoryNotFoundError" in names or "is not a valid model identifier" in text:
-        return "the hub knows no such model, and there is no such folder; check the spelling, or log in for a private one"
+        return (
+            "the hub knows no such model, and there is no such folder; check the spelling, or log in for a private one"
+        )
     if "trust_remote_code" in text or "custom code" in text:
-        return "this model brings its own code, which seekr-lite never runs; use an architecture that transformers knows"
+        return (
+            "this model brings its own code, which seekr-lite never runs; use an architecture that transformers knows"
+        )
     if is_folder and "safetensors" in text:
         return "the folder holds no safetensors weights (model.safetensors), and other formats are never loaded"
     if is_folder:
         return f"the folder cannot be loaded as a model: {str(error).splitlines()[0]}"
-    offline = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError", "ProxyError"}
+    offline = {
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "ConnectError",
+        "ConnectionError",
+        "ProxyError",
+    }
     if names & offline or "couldn't connect" in text or "offline" in text.lower() or "cached files" in text:
         return (
             "there is no such folder, and the hub cannot be reached (or is switched off) while the model is not in the "

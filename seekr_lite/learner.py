@@ -142,7 +142,13 @@ class Learner:
                     optimizer.zero_grad(set_to_none=True)
                     done += 1
                     self.listener.event(
-                        "step", stage=stage, step=done, epoch=epoch, learning_rate=rate, gradient_norm=float(norm), **terms
+                        "step",
+                        stage=stage,
+                        step=done,
+                        epoch=epoch,
+                        learning_rate=rate,
+                        gradient_norm=float(norm),
+                        **terms,
                     )
                     advance(1)
         self.adapters.model.eval()
@@ -225,16 +231,13 @@ class Learner:
         if (adapter, task_index) not in self._results:
             task = task or self.tasks[task_index]
             what = "the bare base" if after is None else f"after {self.tasks[after].name}"
-            with self.listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance:
-                with self.adapters.acting_as(adapter):
-                    result = evaluate_task(self.adapters.model, self.base.tokenizer, task, self.recipe, advance)
+            with (
+                self.listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance,
+                self.adapters.acting_as(adapter),
+            ):
+                result = evaluate_task(self.adapters.model, self.base.tokenizer, task, self.recipe, advance)
             self._results[(adapter, task_index)] = result
         return self._results[(adapter, task_index)]
-
-    def known_result(self, task_index: int, after: int | None) -> TaskResult | None:
-        """A result that is there already, from this adapter in an earlier round."""
-        adapter = None if after is None else self.method.adapter_for(task_index, after)
-        return self._results.get((0 if self.method.joint and adapter is not None else adapter, task_index))
 
     def evaluate(self) -> Scoreboard:
         """Tests the tasks learned so far, in the recipe's rounds, and returns the scoreboard."""

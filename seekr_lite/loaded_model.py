@@ -50,7 +50,10 @@ class LoadedModel:
 
         data = self.recipe.data
         encoded = encode_prompts(
-            self.tokenizer, [prompt], max_prompt_tokens=data.max_prompt_tokens, chat_template=data.chat_template
+            self.tokenizer,
+            [prompt],
+            max_prompt_tokens=data.max_prompt_tokens,
+            chat_template=data.chat_template,
         )
         limit = max_new_tokens or data.max_answer_tokens
         return generate(self.model, self.tokenizer, encoded, limit, 1, lambda units: None)[0]

@@ -24,7 +24,10 @@ Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
 # A number of layers, heads or queries; or the share of what the model has.
-Budget = Annotated[Annotated[int, Field(strict=True, gt=0)] | Annotated[float, Field(strict=True, gt=0, lt=1)] | Literal["all"], Field()]
+Budget = Annotated[
+    Annotated[int, Field(strict=True, gt=0)] | Annotated[float, Field(strict=True, gt=0, lt=1)] | Literal["all"],
+    Field(),
+]
 
 
 class Section(BaseModel):
@@ -54,7 +57,8 @@ class AdapterSettings(Section):
     alpha: Annotated[float, Field(gt=0, le=1e6)] = Field(32.0, description="The update is scaled by alpha / rank.")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout on the adapter's input.")
     targets: Literal["all-linear", "attention"] | tuple[str, ...] = Field(
-        "all-linear", description="all-linear, attention (projections of attention only), or names of modules."
+        "all-linear",
+        description="all-linear, attention (projections of attention only), or names of modules.",
     )
     growth: Literal["continue", "stack"] = Field(
         "continue",
@@ -150,13 +154,15 @@ class MethodSettings(Section):
     layer_budget: Budget = Field(0.75, description="Layers whose heads may be held: a number, a share, or all.")
     head_budget: Budget = Field(0.125, description="Heads held for each task: a number, a share, or all.")
     query_budget: Annotated[int, Field(strict=True, gt=0)] | Literal["all"] = Field(
-        "all", description="Query rows of a sample that are compared (100 in the paper, all in the official code)."
+        "all",
+        description="Query rows of a sample that are compared (100 in the paper, all in the official code).",
     )
     selection: Literal["seekr", "sensitivity", "forgettability", "random", "all"] = Field(
         "seekr", description="What chooses the heads; all but seekr are ablations."
     )
     accumulate: Literal["sum_of_products", "product_of_sums"] = Field(
-        "sum_of_products", description="How importance adds up over tasks: the official code's way, or the paper's."
+        "sum_of_products",
+        description="How importance adds up over tasks: the official code's way, or the paper's.",
     )
 
 
@@ -176,7 +182,9 @@ class RunSettings(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1234, description="Same seed, same run, on a CPU to the bit.")
     output: str | None = Field(None, description="The run folder; by default runs/<name of the recipe>.")
-    memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(None, description="Memory of the card to stay within.")
+    memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Memory of the card to stay within."
+    )
 
 
 class Recipe(Section):
@@ -317,7 +325,9 @@ def _toml(value: Any) -> str:
         import json
 
         # JSON strings are TOML basic strings, but for DEL, which no key here can hold.
-        return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f") if value.isascii() else _toml_unicode(value)
+        return (
+            json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f") if value.isascii() else _toml_unicode(value)
+        )
     return repr(value)
 
 

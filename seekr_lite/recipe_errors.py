@@ -78,8 +78,9 @@ def _describe(problems: list[Any], recipe: type[BaseModel], source: RecipeSource
     place = source.place(section, key)
     if kind == "extra_forbidden":
         if key is None:
-            return f"{place}: unknown section [{section}]{nearest(section, recipe.model_fields)}; allowed: " + ", ".join(
-                recipe.model_fields
+            return (
+                f"{place}: unknown section [{section}]{nearest(section, recipe.model_fields)}; allowed: "
+                + ", ".join(recipe.model_fields)
             )
         fields = _section(recipe, section).model_fields
         return f"{place}: unknown key {name}{nearest(key, fields)}; allowed in [{section}]: {', '.join(fields)}"

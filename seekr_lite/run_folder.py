@@ -167,7 +167,9 @@ class RunFolder:
 
         folder = self.path / "adapters" / self.record.stages[index].name
         config = read_json(folder / "adapter_config.json")
-        return Snapshot(_read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"]))
+        return Snapshot(
+            _read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"])
+        )
 
     # ------------------------------------------------------------------ evaluations
 
@@ -178,7 +180,12 @@ class RunFolder:
         """Writes the predictions, then records the score."""
         lines = [
             json.dumps(
-                {"prompt": p.prompt, "prediction": p.prediction, "reference": p.references[0], "score": p.score}
+                {
+                    "prompt": p.prompt,
+                    "prediction": p.prediction,
+                    "reference": p.references[0],
+                    "score": p.score,
+                }
                 | ({"references": list(p.references)} if len(p.references) > 1 else {}),
                 ensure_ascii=False,
             )

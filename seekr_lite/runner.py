@@ -49,7 +49,9 @@ class Run:
         """The scoreboard. Raises `UserError` where the run has not ended."""
         path = self.path / "scores.json"
         if not path.is_file():
-            raise UserError(f"{self.path}: this run has no scores yet; finish it with `seekr-lite run` and the same recipe")
+            raise UserError(
+                f"{self.path}: this run has no scores yet; finish it with `seekr-lite run` and the same recipe"
+            )
         return Scoreboard.from_json(read_json(path))
 
     def load_model(self, after: str | None = None) -> LoadedModel:
@@ -165,7 +167,11 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
 
 
 def evaluate_after(
-    folder: RunFolder, learner: Learner, after: int | None, tasks: list[Task], evaluations: list[tuple[int | None, int]]
+    folder: RunFolder,
+    learner: Learner,
+    after: int | None,
+    tasks: list[Task],
+    evaluations: list[tuple[int | None, int]],
 ) -> None:
     """The planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
@@ -254,7 +260,9 @@ def check_continues(folder: RunFolder, recipe: Recipe) -> None:
             "Run it with the same recipe (tasks may be appended), or name another folder (--output)"
         )
     if folder.record.method == "joint" and new_tasks != old_tasks and folder.record.stages:
-        raise UserError(f"{folder.path}: a joint run has learned all its tasks at once and takes no more; name another folder")
+        raise UserError(
+            f"{folder.path}: a joint run has learned all its tasks at once and takes no more; name another folder"
+        )
 
 
 class LogFile(Listener):

@@ -23,9 +23,7 @@ OFFICIAL = {
     "sari": ("sari", 1),
 }
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=5), min_size=1, max_size=8).map(" ".join)
-PIECES = st.lists(st.sampled_from(["a", "b", "c", "d", ".", " . ", " ", "\n", "<STR_LIT:", ">", "5,"])).map(
-    "".join
-)
+PIECES = st.lists(st.sampled_from(["a", "b", "c", "d", ".", " . ", " ", "\n", "<STR_LIT:", ">", "5,"])).map("".join)
 TEXTS = st.text(max_size=40) | PIECES
 
 
@@ -44,16 +42,10 @@ def test_golden() -> None:
     for case, given_ in scores.items():
         for number, expected in given_["expected"].items():
             predictions, references = given_["predictions"], given_["references"]
-            if (
-                case == "ScienceQA" and number != "accuracy"
-            ):  # officially of what follows the letter and a line end
-                predictions, references = (
-                    [text[2:] for text in texts] for texts in (predictions, references)
-                )
+            if case == "ScienceQA" and number != "accuracy":  # officially of what follows the letter and a line end
+                predictions, references = ([text[2:] for text in texts] for texts in (predictions, references))
             sources = given_["sources"] or [""] * len(predictions)
-            got = METRICS[metric_of(case, number)].score(
-                sources, predictions, [[text] for text in references]
-            )
+            got = METRICS[metric_of(case, number)].score(sources, predictions, [[text] for text in references])
             assert got == pytest.approx(expected * OFFICIAL[number][1], abs=1e-6), (case, number)
 
 
@@ -105,9 +97,9 @@ def test_bounds_and_no_mutation(name: str, source: str, prediction: str, referen
 
 @given(st.sampled_from(sorted(set(METRICS) - {"bleu_4", "first_word_accuracy"})), WORDS)
 def test_the_reference_itself_is_perfect(name: str, words: str) -> None:
-    assert METRICS[name].score_row(
-        words, words, ["something else", words][name == "sari" :]
-    ) == pytest.approx(100, abs=1e-4)
+    assert METRICS[name].score_row(words, words, ["something else", words][name == "sari" :]) == pytest.approx(
+        100, abs=1e-4
+    )
 
 
 @given(PIECES, PIECES)

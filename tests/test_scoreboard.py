@@ -52,9 +52,7 @@ def test_joint_has_its_last_row_only() -> None:
 
 
 def test_one_task_and_a_missing_score() -> None:
-    one = Scoreboard(
-        tasks=("a",), metrics={"a": "sari"}, matrix=((40.0,),), method="seekr", seed=0, base=(1.0,)
-    )
+    one = Scoreboard(tasks=("a",), metrics={"a": "sari"}, matrix=((40.0,),), method="seekr", seed=0, base=(1.0,))
     assert (one.op, one.bwt, one.bwt_official, one.forgetting, one.fwt) == (40, None, None, None, None)
     unfinished = replace(FULL, matrix=(*FULL.matrix[:2], (70.0, None, 90.0)))
     assert (unfinished.op, unfinished.bwt, unfinished.forgetting) == (None, None, None)
@@ -103,9 +101,7 @@ def test_tables_show_scores_and_escape_names() -> None:
     from rich.console import Console
 
     hostile = "<script>[red]"
-    board = replace(
-        FULL, tasks=(hostile, "b", "c"), metrics={hostile: "<b>", "b": "x", "c": "y"}, method="<i>"
-    )
+    board = replace(FULL, tasks=(hostile, "b", "c"), metrics={hostile: "<b>", "b": "x", "c": "y"}, method="<i>")
     page = board._repr_html_()
     assert "&lt;script&gt;[red]" in page
     assert not any(tag in page for tag in ("<script>", "<b>", "<i>"))

@@ -131,9 +131,7 @@ def _maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, l
 
 
 def _zeros(shape: MapShape, like: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(
-        len(shape.rows), dtype=torch.promote_types(like.dtype, torch.float32), device=shape.rows.device
-    )
+    return torch.zeros(len(shape.rows), dtype=torch.promote_types(like.dtype, torch.float32), device=shape.rows.device)
 
 
 def _chunks(tokens: int, rows: int) -> list[tuple[int, int]]:

@@ -57,7 +57,10 @@ class ChangeRecorder:
         then = self.before.of(call.layer)
         rows = real_rows(self.padding, tokens) if self.rows is None else self.rows
         shape = MapShape(
-            self.padding.repeat_interleave(heads), rows.repeat_interleave(heads, dim=0), call.scale, call.window
+            self.padding.repeat_interleave(heads),
+            rows.repeat_interleave(heads, dim=0),
+            call.scale,
+            call.window,
         )
         self.layers[call.layer] = map_change(now.query, now.key, then.query, then.key, shape).view(batch, heads)
 

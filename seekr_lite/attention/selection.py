@@ -37,9 +37,14 @@ def resolve_budgets(settings: MethodSettings, layers: int, heads: int) -> tuple[
         UserError: more than the model has.
     """
     layer_budget = _resolve(settings.layer_budget, layers)
-    head_budget = layer_budget * heads if settings.head_budget == "all" else _resolve(settings.head_budget, layers * heads)
+    head_budget = (
+        layer_budget * heads if settings.head_budget == "all" else _resolve(settings.head_budget, layers * heads)
+    )
     if layer_budget > layers:
-        raise UserError(f"method.layer_budget = {layer_budget}: the base has {layers} layers; use at most {layers}, or a share like 0.75")
+        raise UserError(
+            f"method.layer_budget = {layer_budget}: the base has {layers} layers; "
+            "use at most that, or a share like 0.75"
+        )
     if head_budget > layer_budget * heads:
         raise UserError(
             f"method.head_budget = {head_budget}: {layer_budget} layers of {heads} heads have {layer_budget * heads}; "

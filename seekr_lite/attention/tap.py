@@ -76,7 +76,7 @@ def tapped_sdpa(
 
 
 @contextmanager
-def tap(model: torch.nn.Module) -> Iterator[None]:
+def tap(model: Any) -> Iterator[None]:
     """Attention goes through the tap inside the block; the model's own implementation is restored afterwards.
 
     The block must enclose `backward()`: checkpointed layers run again there.
@@ -88,11 +88,11 @@ def tap(model: torch.nn.Module) -> Iterator[None]:
     # Without a mask function of the same name the mask would be None, and padded batches silently wrong.
     AttentionMaskInterface.register(TAPPED_SDPA, sdpa_mask)
     before = model.config._attn_implementation
-    model.set_attn_implementation(TAPPED_SDPA)  # type: ignore[operator]
+    model.set_attn_implementation(TAPPED_SDPA)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)  # type: ignore[operator]
+        model.set_attn_implementation(before)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The commands, one file each. They parse and print, and call the API; nothing heavy is imported before it is needed."""
+"""The commands, one file each. They parse and print, and call the API; heavy imports wait until they are needed."""
 
 from __future__ import annotations
 

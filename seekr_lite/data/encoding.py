@@ -37,7 +37,10 @@ def encode_rows(
     if not examples:
         return []
     prompts = encode_prompts(
-        tokenizer, [row.prompt for row in examples], max_prompt_tokens=max_prompt_tokens, chat_template=chat_template
+        tokenizer,
+        [row.prompt for row in examples],
+        max_prompt_tokens=max_prompt_tokens,
+        chat_template=chat_template,
     )
     answers = tokenizer([row.answer for row in examples], add_special_tokens=False)["input_ids"]
     encoded = []
@@ -45,7 +48,10 @@ def encode_rows(
         kept = [*answer[: max_answer_tokens - 1], tokenizer.eos_token_id]
         encoded.append(
             EncodedExample(
-                (*prompt.input_ids, *kept), len(kept), prompt.truncated_prompt_tokens, len(answer) + 1 - len(kept)
+                (*prompt.input_ids, *kept),
+                len(kept),
+                prompt.truncated_prompt_tokens,
+                len(answer) + 1 - len(kept),
             )
         )
     return encoded
@@ -59,9 +65,13 @@ def encode_prompts(
         return []
     if chat_template:
         if not getattr(tokenizer, "chat_template", None):
-            raise UserError("data.chat_template = true: the tokenizer of this base has no chat template; set it to false")
+            raise UserError(
+                "data.chat_template = true: the tokenizer of this base has no chat template; set it to false"
+            )
         rendered = [
-            tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+            )
             for prompt in prompts
         ]
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]

@@ -91,7 +91,9 @@ def _superni_rows(path: Path, root: Path) -> list[Example]:
         outputs = row["output"] if isinstance(row["output"], list) else [row["output"]]
         if not all(isinstance(one, str) for one in outputs):
             raise UserError(f"{path}, row {number}: `output` must be text or a list of texts")
-        outputs = [one.strip() for one in outputs]
+        outputs = [one.strip() for one in outputs if one.strip()]
+        if not outputs:  # task511 as published has six such rows: nothing to learn or to be judged by
+            continue
         prompt = f"{definition}\n\nInput: {row['input']}\nOutput:\n"
         rows.append({"prompt": prompt, "answer": outputs[0], "references": outputs if len(outputs) > 1 else []})
     return examples(rows, str(path), "prompt", "answer")
@@ -131,13 +133,17 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
             )
         except Exception as error:  # the library raises whatever its many backends raise
             raise UserError(
-                f"data.path {path}, task {name}, split {which}: `datasets` cannot load it: {str(error).splitlines()[0]}. "
-                "Give a local folder with one folder of data files per task, or a hub id that can be reached"
+                f"data.path {path}, task {name}, split {which}: `datasets` cannot load it: "
+                f"{(str(error) or repr(error)).splitlines()[0]}. Give a local folder with one folder of data files per task, or a hub id that can be reached"
             ) from None
         return examples(list(found), f"{path} {name} {which}", settings.prompt_column, settings.answer_column)
 
     return Task(
-        name, tuple(split(settings.train_split)), tuple(split(settings.test_split)), metric="exact_match", extraction="strip"
+        name,
+        tuple(split(settings.train_split)),
+        tuple(split(settings.test_split)),
+        metric="exact_match",
+        extraction="strip",
     )
 
 

@@ -21,13 +21,13 @@ def read_text(path: Path, root: Path) -> str:
         if not path.resolve().is_relative_to(root.resolve()):
             raise UserError(f"{path}: this link leads outside of {root}, and such links are not followed")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{path}: larger than {MAX_FILE_BYTES} bytes; split it, or use data.format = \"datasets\"")
+            raise UserError(f'{path}: larger than {MAX_FILE_BYTES} bytes; split it, or use data.format = "datasets"')
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: this file is missing") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is not UTF-8 text: {error}") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError before Python 3.13
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
@@ -53,7 +53,11 @@ def read_rows(path: Path, root: Path) -> list[Any]:
 
 
 def examples(
-    rows: Sequence[Any], place: str, prompt_column: str, answer_column: str, references_column: str = "references"
+    rows: Sequence[Any],
+    place: str,
+    prompt_column: str,
+    answer_column: str,
+    references_column: str = "references",
 ) -> list[Example]:
     """Rows of prompt and answer as examples. Raises `UserError` naming the first row that is none."""
     found = []
@@ -83,12 +87,16 @@ def hold_out(rows: Sequence[Example], count: int, task: str) -> tuple[list[Examp
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     if column not in row:
-        raise UserError(f"{where}: there is no `{column}`; the row has {', '.join(map(str, list(row)[:10])) or 'nothing'}")
+        raise UserError(
+            f"{where}: there is no `{column}`; the row has {', '.join(map(str, list(row)[:10])) or 'nothing'}"
+        )
     value = row[column]
     if not isinstance(value, str):
         raise UserError(f"{where}: `{column}` must be text, not {type(value).__name__}")
     if not value.strip():
         raise UserError(f"{where}: `{column}` is empty")
+    if value.encode("utf-8", "ignore").decode() != value:
+        raise UserError(f"{where}: `{column}` holds half of a surrogate pair, which is no text")
     if len(value) > MAX_TEXT_CHARACTERS:
         raise UserError(f"{where}: `{column}` has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are allowed")
     return value

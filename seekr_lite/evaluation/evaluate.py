@@ -41,7 +41,10 @@ def check_metrics(tasks: list[Task]) -> None:
     from seekr_lite.recipe_errors import nearest
 
     for task in tasks:
-        for kind, name, known in (("metric", task.metric, METRICS), ("extraction", task.extraction, EXTRACTIONS)):
+        for kind, name, known in (
+            ("metric", task.metric, METRICS),
+            ("extraction", task.extraction, EXTRACTIONS),
+        ):
             if name not in known:
                 raise UserError(
                     f'task {task.name}: no {kind} is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
@@ -55,7 +58,10 @@ def evaluate_task(model: Any, tokenizer: Any, task: Task, recipe: Recipe, advanc
 
     data, limits = recipe.data, recipe.evaluate
     prompts = encode_prompts(
-        tokenizer, [row.prompt for row in task.test], max_prompt_tokens=data.max_prompt_tokens, chat_template=data.chat_template
+        tokenizer,
+        [row.prompt for row in task.test],
+        max_prompt_tokens=data.max_prompt_tokens,
+        chat_template=data.chat_template,
     )
     new_tokens = task.max_new_tokens or data.max_answer_tokens
     written = generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, advance)

@@ -55,9 +55,7 @@ def generate(
 
 
 @torch.no_grad()
-def mean_answer_nll(
-    model: Any, rows: Sequence[EncodedExample], pad_token_id: int, batch_tokens: int
-) -> float | None:
+def mean_answer_nll(model: Any, rows: Sequence[EncodedExample], pad_token_id: int, batch_tokens: int) -> float | None:
     """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows."""
     from seekr_lite.methods.losses import answer_labels, answer_logits, answer_span, cross_entropy_sum
 

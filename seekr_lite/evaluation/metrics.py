@@ -111,9 +111,7 @@ def rouge_l(prediction: str, reference: str) -> float:
     # "or ['']": a blank sentence is one empty word to the package.
     sides = [[part.split() or [""] for part in text.split(".") if part] for text in (prediction, reference)]
     ours, theirs = ({word for sentence in side for word in sentence} for side in sides)
-    common: set[str] = set().union(
-        *(longest_common_words(mine, right) for mine in sides[0] for right in sides[1])
-    )
+    common: set[str] = set().union(*(longest_common_words(mine, right) for mine in sides[0] for right in sides[1]))
     if not common:
         return 0.0
     precision, recall = len(common) / len(ours), len(common) / len(theirs)
@@ -146,9 +144,7 @@ def bleu(order: int) -> Callable[[str, str], float]:
     """Sentence BLEU up to n-grams of `order` (Papineni et al. 2002), unsmoothed; space and "." split."""
 
     def compare(prediction: str, reference: str) -> float:
-        ours, right = (
-            [token for token in re.split(r"\s|\.", text) if token] for text in (prediction, reference)
-        )
+        ours, right = ([token for token in re.split(r"\s|\.", text) if token] for text in (prediction, reference))
         logs = 0.0
         for n in range(1, order + 1):
             counts = ngrams(ours, n)
@@ -182,9 +178,7 @@ def harmonic(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def sari_of_order(
-    source: Sequence[str], ours: Sequence[str], references: Sequence[Sequence[str]], n: int
-) -> float:
+def sari_of_order(source: Sequence[str], ours: Sequence[str], references: Sequence[Sequence[str]], n: int) -> float:
     """SARI of the n-grams of one order, from 0 to 1: the mean of keep F1, delete precision and add F1."""
     copies = len(references)
     before, after = ngrams(source, n), ngrams(ours, n)
@@ -200,15 +194,11 @@ def sari_of_order(
 
     deleted = old - new
     well_deleted = deleted - right
-    deletion = (
-        sum(well_deleted[gram] / deleted[gram] for gram in well_deleted) / len(deleted) if deleted else 1.0
-    )
+    deletion = sum(well_deleted[gram] / deleted[gram] for gram in well_deleted) / len(deleted) if deleted else 1.0
 
     added, to_add = after.keys() - before.keys(), right.keys() - before.keys()
     well_added = len(added & to_add)
-    addition = harmonic(
-        well_added / len(added) if added else 1.0, well_added / len(to_add) if to_add else 1.0
-    )
+    addition = harmonic(well_added / len(added) if added else 1.0, well_added / len(to_add) if to_add else 1.0)
     return (harmonic(keep_precision, keep_recall) + deletion + addition) / 3
 
 

@@ -147,9 +147,7 @@ class Scoreboard:
         named = zip(self.tasks, self.matrix, strict=True)
         rows = [*([("(bare base)", self.base)] if self.base is not None else []), *named]
         lines = [f"{self.method}, seed {self.seed}; rows: after learning, columns: tested on"]
-        lines += [
-            f"{task:<{width}}  " + "  ".join(f"{show(value):>6}" for value in row) for task, row in rows
-        ]
+        lines += [f"{task:<{width}}  " + "  ".join(f"{show(value):>6}" for value in row) for task, row in rows]
         figures = "  ".join(f"{name} {show(value)}" for name, value in self.summary().items())
         return "\n".join([*lines, figures])
 

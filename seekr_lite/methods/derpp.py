@@ -55,7 +55,12 @@ class DarkExperienceReplay(Replay):
         return {}
 
     def attention_term(
-        self, replay: ReplayBatch, totals: StepTotals, pairs: LayerPairs, student: LayerHeads, teacher: LayerHeads
+        self,
+        replay: ReplayBatch,
+        totals: StepTotals,
+        pairs: LayerPairs,
+        student: LayerHeads,
+        teacher: LayerHeads,
     ) -> LossTerm:
         """The attention term of watched heads."""
         raise AssertionError("a method that watches heads must say what they cost")
@@ -66,7 +71,9 @@ class DarkExperienceReplay(Replay):
         logits: torch.Tensor | None = None
         heads: LayerHeads = {}
         for task in sorted({row.task for row in replay.rows}):
-            rows = torch.tensor([i for i, row in enumerate(replay.rows) if row.task == task], device=batch.labels.device)
+            rows = torch.tensor(
+                [i for i, row in enumerate(replay.rows) if row.task == task], device=batch.labels.device
+            )
             masks_and_pairs = {layer: chosen.subset(rows) for layer, chosen in pairs.items()}
             recorder = HeadRecorder({layer: chosen for layer, (_, chosen) in masks_and_pairs.items()})
             with self.adapters.acting_as(task, slot_rank=self.adapters.teacher_rank):

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from seekr_lite.adapters import AdapterSequence
-from seekr_lite.attention.importance import ChangeRecorder, SensitivityRecorder, mean_by_layer, normalise_layers
+from seekr_lite.attention.importance import (
+    ChangeRecorder,
+    SensitivityRecorder,
+    mean_by_layer,
+    normalise_layers,
+)
 from seekr_lite.attention.tap import HeadRecorder, all_heads, tap
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
@@ -28,9 +33,13 @@ def score_heads(
     """
     model = adapters.model
     with tap(adapters.base.model):
-        batches = [collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device) for sample in samples]
+        batches = [
+            collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device) for sample in samples
+        ]
         sensitivity = [sample_sensitivity(model, batch) for batch in batches]
-        change = [_sample_change(adapters, batch, before, after, rows) for batch, rows in zip(batches, queries, strict=True)]
+        change = [
+            _sample_change(adapters, batch, before, after, rows) for batch, rows in zip(batches, queries, strict=True)
+        ]
     return normalise_layers(mean_by_layer(sensitivity, _not_tapped)), mean_by_layer(change, _not_tapped)
 
 

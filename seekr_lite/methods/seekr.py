@@ -50,7 +50,12 @@ class Seekr(DarkExperienceReplay):
         }
 
     def attention_term(
-        self, replay: ReplayBatch, totals: StepTotals, pairs: LayerPairs, student: LayerHeads, teacher: LayerHeads
+        self,
+        replay: ReplayBatch,
+        totals: StepTotals,
+        pairs: LayerPairs,
+        student: LayerHeads,
+        teacher: LayerHeads,
     ) -> LossTerm:
         """SEEKR, eq. 3-4, in the order of means of the official code.
 
@@ -62,16 +67,17 @@ class Seekr(DarkExperienceReplay):
         total = replay.batch.labels.new_zeros((), dtype=torch.float32)
         for layer, chosen in pairs.items():
             shape = MapShape(
-                replay.batch.padding[chosen.rows], rows[chosen.rows], student[layer].scale, student[layer].window
+                replay.batch.padding[chosen.rows],
+                rows[chosen.rows],
+                student[layer].scale,
+                student[layer].window,
             )
             divergence = attention_divergence(
                 student[layer].query, student[layer].key, teacher[layer].query, teacher[layer].key, shape
             )  # [pairs]
             heads_of_row = torch.bincount(chosen.rows, minlength=len(replay.rows))
             total = total + (divergence / heads_of_row[chosen.rows]).sum()
-        return LossTerm(
-            "attention_distillation", total / (totals.rows * len(layers)), self.settings.attention_weight
-        )
+        return LossTerm("attention_distillation", total / (totals.rows * len(layers)), self.settings.attention_weight)
 
     def _query_rows(self, replay: ReplayBatch) -> torch.Tensor:
         """Which query rows of each batch row are compared: `[r, n]` bool."""
@@ -89,7 +95,9 @@ class Seekr(DarkExperienceReplay):
         """The compared query rows of a sample, counted from its first real token: drawn once and for all."""
         if self.settings.query_budget == "all" or self.settings.query_budget >= tokens:
             return list(range(tokens))
-        return sorted(generator_for(self.seed, "queries", task, sample).sample(range(tokens), self.settings.query_budget))
+        return sorted(
+            generator_for(self.seed, "queries", task, sample).sample(range(tokens), self.settings.query_budget)
+        )
 
     # ------------------------------------------------------------------ the choice
 
@@ -104,7 +112,11 @@ class Seekr(DarkExperienceReplay):
         self.chosen.append(self._choose(index, sensitivities, forgettabilities, importance))
 
     def _choose(
-        self, index: int, sensitivities: list[torch.Tensor], forgettabilities: list[torch.Tensor], importance: torch.Tensor
+        self,
+        index: int,
+        sensitivities: list[torch.Tensor],
+        forgettabilities: list[torch.Tensor],
+        importance: torch.Tensor,
     ) -> tuple[Head, ...]:
         layers, heads = self.shape
         match self.settings.selection:

@@ -13,12 +13,16 @@ def scores_html(scores: Scoreboard) -> str:
     """One table; everything that comes from data is escaped."""
     from seekr_lite.evaluation.scoreboard import show
 
-    head = "".join(f"<th>{escape(task)}<br><small>{escape(scores.metrics.get(task, ''))}</small></th>" for task in scores.tasks)
+    head = "".join(
+        f"<th>{escape(task)}<br><small>{escape(scores.metrics.get(task, ''))}</small></th>" for task in scores.tasks
+    )
     body = "".join(
         f"<tr><th>{escape(task)}</th>" + "".join(f"<td>{show(value)}</td>" for value in row) + "</tr>"
         for task, row in zip(scores.tasks, scores.matrix, strict=True)
     )
-    summary = ", ".join(f"{escape(name)} {show(value, 3 if 'nll' in name else 1)}" for name, value in scores.summary().items())
+    summary = ", ".join(
+        f"{escape(name)} {show(value, 3 if 'nll' in name else 1)}" for name, value in scores.summary().items()
+    )
     return (
         f"<table><caption>{escape(scores.method)}, seed {scores.seed}: {summary}</caption>"
         f"<thead><tr><th>after learning</th>{head}</tr></thead><tbody>{body}</tbody></table>"

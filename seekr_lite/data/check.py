@@ -1,0 +1,108 @@
+"""Looks at tasks before they are learned: counts, lengths, truncation, duplicates, overlap, one rendered example."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.data.encoding import EncodedExample, encode_rows
+from seekr_lite.data.task import Task
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import DataSettings
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Token lengths of a column, before truncation."""
+
+    shortest: int
+    median: int
+    p95: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class RenderedExample:
+    """The first training row as the model reads it; only `label` is learned."""
+
+    context: str
+    label: str
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What was found in a task."""
+
+    name: str
+    metric: str
+    extraction: str
+    train_rows: int
+    validation_rows: int
+    test_rows: int
+    prompt_tokens: Lengths
+    answer_tokens: Lengths
+    truncated_prompts: int
+    truncated_answers: int
+    duplicate_prompts: int
+    test_prompts_in_train: int
+    example: RenderedExample
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found in every task."""
+
+    tasks: tuple[TaskReport, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_data(tasks: Sequence[Task], tokenizer: Any, settings: DataSettings) -> DataReport:
+    """Reads every training row as training would, and reports what it saw."""
+    return DataReport(tuple(_check_task(task, tokenizer, settings) for task in tasks))
+
+
+def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskReport:
+    rows = encode_rows(
+        tokenizer,
+        task.train,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+        chat_template=settings.chat_template,
+    )
+    prompts = [row.prompt for row in task.train]
+    seen = set(prompts)
+    return TaskReport(
+        name=task.name,
+        metric=task.metric,
+        extraction=task.extraction,
+        train_rows=len(task.train),
+        validation_rows=len(task.validation),
+        test_rows=len(task.test),
+        prompt_tokens=_lengths([len(r.input_ids) - r.answer_length + r.truncated_prompt_tokens for r in rows]),
+        answer_tokens=_lengths([r.answer_length + r.truncated_answer_tokens for r in rows]),
+        truncated_prompts=sum(r.truncated_prompt_tokens > 0 for r in rows),
+        truncated_answers=sum(r.truncated_answer_tokens > 0 for r in rows),
+        duplicate_prompts=len(prompts) - len(seen),
+        test_prompts_in_train=sum(row.prompt in seen for row in task.test),
+        example=_render(tokenizer, rows[0]),
+    )
+
+
+def _render(tokenizer: Any, row: EncodedExample) -> RenderedExample:
+    split = len(row.input_ids) - row.answer_length
+    return RenderedExample(tokenizer.decode(row.input_ids[:split]), tokenizer.decode(row.input_ids[split:]))
+
+
+def _lengths(values: Sequence[int]) -> Lengths:
+    ordered = sorted(values)
+    return Lengths(
+        ordered[0],
+        int(statistics.median(ordered)),
+        ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        ordered[-1],
+    )

@@ -1,0 +1,33 @@
+"""What tests share: where the reference material lies, and a small run on the built-in base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seekr_lite.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT / ".." / "shared"
+
+torch.set_num_threads(1)  # the built-in base is so small that threads only wait for each other
+
+
+@pytest.fixture
+def small_recipe(tmp_path: Path) -> Callable[..., Recipe]:
+    """A recipe of two toy tasks that ends in seconds; sections can be changed."""
+
+    def make(**sections: dict[str, Any]) -> Recipe:
+        recipe = Recipe.from_toml(ROOT / "recipes" / "quickstart.toml").with_(
+            data={"tasks": ("shade", "keeper"), "train_limit": 32, "test_limit": 6, "validation_rows": 4},
+            train={"epochs": 1},
+            method={"replay_passes": 1.0},
+            run={"output": str(tmp_path / "run")},
+        )
+        return recipe.with_(**sections)
+
+    return make

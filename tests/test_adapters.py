@@ -1,0 +1,107 @@
+"""The sequence of adapters: gradients reach the student alone, whatever acted in between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seekr_lite.adapters import AdapterSequence
+from seekr_lite.base import load_base
+from seekr_lite.recipe import AdapterSettings, BaseSettings
+
+
+def sequence(quantization: str = "none", growth: str = "continue") -> AdapterSequence:
+    base = load_base(BaseSettings(model="tiny", quantization=quantization, device="cpu"))  # type: ignore[arg-type]
+    return AdapterSequence(base, AdapterSettings(rank=4, alpha=8.0, growth=growth), seed=0)  # type: ignore[arg-type]
+
+
+def disturb(adapters: AdapterSequence) -> None:
+    """Stands for training: moves every weight of the student."""
+    generator = torch.Generator().manual_seed(len(adapters.snapshots))
+    with torch.no_grad():
+        for parameter in adapters.trainable_parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def logits(adapters: AdapterSequence) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = adapters.model(input_ids=torch.arange(10, 20)[None]).logits
+    return found
+
+
+def test_acting_as_leaves_the_student_as_it_was() -> None:
+    adapters = sequence()
+    adapters.start_task()
+    disturb(adapters)
+    adapters.finish_task()
+    adapters.start_task()
+    parameters = adapters.trainable_parameters()
+    adapters.model(input_ids=torch.arange(10, 20)[None]).logits.sum().backward()
+    before = [(p, p.requires_grad, p.detach().clone(), p.grad.clone()) for p in parameters if p.grad is not None]
+    for index in (0, None):
+        with adapters.acting_as(index):
+            logits(adapters)
+    assert [p is q for p, q in zip(adapters.trainable_parameters(), parameters, strict=True)] == [True] * len(
+        parameters
+    )
+    for parameter, requires_grad, value, grad in before:
+        assert parameter.requires_grad == requires_grad
+        assert torch.equal(parameter, value)
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, grad)
+
+
+def test_only_the_student_has_gradients() -> None:
+    adapters = sequence(growth="stack")
+    for _ in range(2):
+        adapters.start_task()
+        disturb(adapters)
+        adapters.finish_task()
+    with adapters.acting_as(0):
+        pass
+    adapters.start_task()
+    trainable = {id(p) for p in adapters.model.parameters() if p.requires_grad}
+    assert trainable == {id(p) for p in adapters.trainable_parameters()}
+
+
+@pytest.mark.parametrize("growth", ["continue", "stack"])
+def test_a_snapshot_acts_as_the_student_did(growth: str) -> None:
+    adapters = sequence(growth=growth)
+    seen = []
+    for _ in range(3):
+        adapters.start_task()
+        disturb(adapters)
+        seen.append(logits(adapters))
+        adapters.finish_task()
+    for index, expected in enumerate(seen):
+        with adapters.acting_as(index):
+            torch.testing.assert_close(logits(adapters), expected)
+        with adapters.acting_as(index, slot_rank=adapters.teacher_rank):
+            torch.testing.assert_close(logits(adapters), expected)
+
+
+def test_no_adapter_is_the_bare_base() -> None:
+    base = load_base(BaseSettings(model="tiny", quantization="none", device="cpu"))
+    with torch.no_grad():
+        expected = base.model(input_ids=torch.arange(10, 20)[None]).logits.clone()
+    adapters = AdapterSequence(base, AdapterSettings(rank=4, alpha=8.0), seed=0)
+    disturb(adapters)
+    with adapters.acting_as(None):
+        assert torch.equal(logits(adapters), expected)
+
+
+def test_gradients_on_four_bits_are_right_after_a_test() -> None:
+    """bitsandbytes can repack 4-bit layers in eval mode on a CPU and lose their gradient."""
+    grads = []
+    for tested_before in (False, True):
+        adapters = sequence("nf4")
+        adapters.start_task()
+        disturb(adapters)
+        if tested_before:
+            adapters.model.eval()
+            logits(adapters)
+        adapters.model.train()
+        adapters.model(input_ids=torch.arange(10, 20)[None]).logits.square().mean().backward()
+        grads.append([p.grad for p in adapters.trainable_parameters()])
+    for fresh, tested in zip(*grads, strict=True):
+        torch.testing.assert_close(fresh, tested)

@@ -1,0 +1,53 @@
+"""Loading a base: what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seekr_lite.base import load_base, load_config, load_tokenizer
+from seekr_lite.errors import UserError
+from seekr_lite.recipe import BaseSettings
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8", "none"])
+def test_the_built_in_base_loads(quantization: str) -> None:
+    base = load_base(BaseSettings(model="tiny", quantization=quantization, device="cpu"))  # type: ignore[arg-type]
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert base.tokenizer.pad_token_id != base.tokenizer.eos_token_id
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
+    import seekr_lite.tiny
+
+    tiny = Path(seekr_lite.tiny.__file__).parent
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny / name).read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(UserError, match="safetensors"):
+        load_base(BaseSettings(model=str(tmp_path), device="cpu"))
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Model"}}'
+    )
+    (tmp_path / "evil.py").write_text("raise SystemExit('this code ran')")
+    with pytest.raises(UserError, match="code"):
+        load_config(BaseSettings(model=str(tmp_path)))
+
+
+def test_a_model_that_is_not_there_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no such folder"):
+        load_tokenizer(BaseSettings(model="nobody/has-this-model"))
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match="sees no GPU"):
+        load_base(BaseSettings(model="tiny", device="cuda"))

@@ -1,0 +1,104 @@
+"""The command line as a user meets it: every mistake ends with 2, one message, no traceback and no run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "recipes" / "quickstart.toml"
+
+
+def seekr_lite(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seekr_lite", *arguments]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}  # a hub that is not there would be asked again and again
+    return subprocess.run(command, cwd=cwd, env=offline, capture_output=True, text=True, timeout=120, check=False)
+
+
+def jsonl_task(folder: Path, train: str = '{"prompt": "a", "answer": "b"}\n') -> None:
+    (folder / "mine").mkdir(parents=True)
+    (folder / "mine" / "train.jsonl").write_text(train)
+    (folder / "mine" / "test.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+
+
+JSONL = ("--set", "data.format=jsonl", "--set", "data.path=data", "--set", 'data.tasks=["mine"]')
+MISTAKES = {
+    "unknown key": (("--set", "train.epoch=3"), "did you mean"),
+    "wrong type": (("--set", "train.epochs=many"), "train.epochs"),
+    "missing file": (("--set", "data.format=jsonl", "--set", "data.path=nowhere"), "nowhere"),
+    "unknown task": (("--set", 'data.tasks=["shad"]'), 'did you mean "shade"'),
+    "epochs that do not match": (("--set", "train.epochs=[1, 2]"), "2 numbers for 4 tasks"),
+    "broken JSON": (JSONL, "broken JSON at line 1"),
+    "a row without answer": (JSONL, "row 1: there is no `answer`"),
+    "an empty split": (JSONL, "no rows"),
+    "a head budget above the heads": (("--set", "method.head_budget=17"), "method.head_budget = 17"),
+    "a model that is not there": (("--set", "base.model=models/none-here"), "models/none-here"),
+}
+TRAIN = {"broken JSON": "{broken\n", "a row without answer": '{"prompt": "a"}\n', "an empty split": ""}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_with_2_and_leaves_nothing(mistake: str, tmp_path: Path) -> None:
+    overrides, message = MISTAKES[mistake]
+    if mistake in TRAIN:
+        jsonl_task(tmp_path / "data", TRAIN[mistake])
+    done = seekr_lite("run", str(QUICKSTART), "-o", "out", *overrides, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert done.stdout == ""
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    done = seekr_lite("run", str(QUICKSTART), "-o", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not empty and is not a run" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_the_recipe_that_is_not_there(tmp_path: Path) -> None:
+    done = seekr_lite("run", "none.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "none.toml" in done.stderr
+
+
+def test_run_prints_scores_as_json(tmp_path: Path) -> None:
+    small = ("--set", 'data.tasks=["shade"]', "--set", "data.train_limit=16", "--set", "data.test_limit=4")
+    done = seekr_lite("run", str(QUICKSTART), "-o", "out", *small, "--set", "train.epochs=1", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tasks"] == ["shade"]
+
+
+def test_data_check_shows_what_is_learned(tmp_path: Path) -> None:
+    done = seekr_lite("data", "check", str(QUICKSTART), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "shade" in done.stdout
+    assert "</s>«" in done.stdout
+
+
+def test_data_check_json(tmp_path: Path) -> None:
+    done = seekr_lite("data", "check", str(QUICKSTART), "--json", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert report["tasks"][0]["train_rows"] == 200
+    assert report["tasks"][0]["test_prompts_in_train"] == 0
+
+
+@pytest.mark.parametrize(
+    "code", ["import seekr_lite", "import sys; sys.argv[1:] = ['--help']; import seekr_lite.cli as c; c.main()"]
+)
+def test_starting_takes_under_a_second(code: str, tmp_path: Path) -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1.0, times

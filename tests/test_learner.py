@@ -1,0 +1,88 @@
+"""The training step: its result does not depend on micro-batches, and its weights are what the recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import seekr_lite as sl
+from seekr_lite.attention.tap import tap
+from seekr_lite.learner import Learner, learning_rate_factor
+from seekr_lite.methods.memory import ReplayRow
+from seekr_lite.methods.schedule import Step
+from seekr_lite.recipe import Recipe
+from seekr_lite.runner import gather_tasks
+
+
+def step_gradients(recipe: Recipe) -> list[torch.Tensor]:
+    """Gradients of one step with new and old rows, the old ones of two tasks."""
+    learner = Learner(recipe)
+    tasks = gather_tasks(recipe, None, ())
+    for task in tasks:
+        learner.learn(task)
+    learner.adapters.start_task()
+    rows = learner._encode(tasks[0].train[:6])
+    old = [
+        ReplayRow(task, sample, row)
+        for task, samples in enumerate(learner.memory)
+        for sample, row in enumerate(learner._encode(samples))
+    ]
+    learner.adapters.model.train()
+    with tap(learner.base.model):
+        learner._accumulate(Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
+    return [parameter.grad for parameter in learner.adapters.trainable_parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("method", ["replay", "derpp", "seekr"])
+def test_a_step_does_not_depend_on_micro_batches(method: str, small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(method={"name": method, "replay_fraction": 0.1}, base={"quantization": "none"})
+    whole = step_gradients(recipe)
+    learner_recipe = recipe.with_(train={"micro_batch_tokens": 12})
+    # The sequence before the step must be the same, so only the last step is split.
+    split = step_gradients_with_split_last_step(recipe, learner_recipe)
+    for one, other in zip(whole, split, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def step_gradients_with_split_last_step(recipe: Recipe, split: Recipe) -> list[torch.Tensor]:
+    learner = Learner(recipe)
+    tasks = gather_tasks(recipe, None, ())
+    for task in tasks:
+        learner.learn(task)
+    learner.recipe = split
+    learner.adapters.start_task()
+    rows = learner._encode(tasks[0].train[:6])
+    old = [
+        ReplayRow(task, sample, row)
+        for task, samples in enumerate(learner.memory)
+        for sample, row in enumerate(learner._encode(samples))
+    ]
+    learner.adapters.model.train()
+    with tap(learner.base.model):
+        learner._accumulate(Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
+    return [parameter.grad for parameter in learner.adapters.trainable_parameters() if parameter.grad is not None]
+
+
+def test_checkpointing_changes_nothing(small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(base={"quantization": "none"})
+    plain = step_gradients(recipe)
+    checkpointed = step_gradients(recipe.with_(train={"checkpointing": True}))
+    for one, other in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_reason(small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(method={"name": "sequential"})
+    learner = Learner(recipe)
+    with torch.no_grad():
+        next(iter(learner.base.model.parameters())).fill_(float("nan"))
+    with pytest.raises(sl.UserError, match="not finite"):
+        learner.learn(gather_tasks(recipe, None, ())[0])
+
+
+def test_learning_rate_warms_up_and_follows_the_schedule() -> None:
+    assert [learning_rate_factor(step, 10, 0.2, "constant") for step in range(3)] == [0.5, 1.0, 1.0]
+    assert learning_rate_factor(5, 10, 0.0, "linear") == pytest.approx(0.5)
+    assert learning_rate_factor(5, 10, 0.0, "cosine") == pytest.approx(0.5)

@@ -1,0 +1,144 @@
+"""Whole runs on the built-in base: what they leave behind, that they repeat, resume and go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import seekr_lite as sl
+from seekr_lite.methods.registry import METHODS
+from seekr_lite.progress import Listener
+from seekr_lite.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+QUIET = Listener()
+
+
+def artefacts(folder: Path) -> dict[str, bytes]:
+    """Everything that a run learned: adapters, memory, heads and scores."""
+    kept = [
+        path
+        for part in ("adapters", "memory", "heads")
+        for path in sorted((folder / part).rglob("*"))
+        if path.is_file()
+    ]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in [*kept, folder / "scores.json"]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_to_a_scoreboard(method: str, small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(method={"name": method}), listener=QUIET)
+    scores = json.loads((run.path / "scores.json").read_text())
+    assert scores["tasks"] == ["shade", "keeper"]
+    assert scores["op"] is not None
+    assert (scores["bwt"] is None) == (method == "joint")
+    assert len(list((run.path / "adapters").iterdir())) == (1 if method == "joint" else 2)
+
+
+def test_isolated_adapters_cannot_forget(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(method={"name": "isolated"}), listener=QUIET)
+    assert run.scores.bwt == 0
+
+
+def test_the_same_seed_gives_the_same_run_to_the_bit(small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    first = sl.run(small_recipe(), output=tmp_path / "first", listener=QUIET)
+    second = sl.run(small_recipe(), output=tmp_path / "second", listener=QUIET)
+    assert artefacts(first.path) == artefacts(second.path)
+
+
+def test_another_seed_gives_another_run(small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    first = sl.run(small_recipe(), output=tmp_path / "first", listener=QUIET)
+    second = sl.run(small_recipe(run={"seed": 1}), output=tmp_path / "second", listener=QUIET)
+    adapter = "adapters/00-shade/adapter_model.safetensors"
+    assert artefacts(first.path)[adapter] != artefacts(second.path)[adapter]
+
+
+@pytest.mark.parametrize("growth", ["continue", "stack"])
+def test_a_continued_run_equals_one_that_never_stopped(growth: str, small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    settings = {"adapter": {"growth": growth}}
+    three = {"tasks": ("shade", "keeper", "tail")}
+    whole = sl.run(small_recipe(**settings, data=three), output=tmp_path / "whole", listener=QUIET)
+    sl.run(small_recipe(**settings), output=tmp_path / "parts", listener=QUIET)
+    parts = sl.run(small_recipe(**settings, data=three), output=tmp_path / "parts", listener=QUIET)
+    whole_files, part_files = artefacts(whole.path), artefacts(parts.path)
+    assert whole_files == part_files
+
+
+def test_a_finished_run_is_not_learned_again(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(), listener=QUIET)
+    adapter = run.path / "adapters" / "00-shade" / "adapter_model.safetensors"
+    before = adapter.stat().st_mtime_ns
+    sl.run(small_recipe(), listener=QUIET)
+    assert adapter.stat().st_mtime_ns == before
+
+
+def test_a_run_that_stopped_after_a_task_goes_on_to_the_same_result(small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    class StopAfterFirst(Listener):
+        def event(self, kind: str, **values: object) -> None:
+            if kind == "stage" and values["stage"] == 0:
+                raise KeyboardInterrupt
+
+    whole = sl.run(small_recipe(), output=tmp_path / "whole", listener=QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        sl.run(small_recipe(), output=tmp_path / "parts", listener=StopAfterFirst())
+    parts = sl.run(small_recipe(), output=tmp_path / "parts", listener=QUIET)
+    assert artefacts(whole.path) == artefacts(parts.path)
+
+
+def test_a_task_from_python_joins_a_finished_run(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(), listener=QUIET)
+    mine = sl.Task("mine", train=[sl.Example("say:", "yes")] * 4, test=[sl.Example("say:", "yes")])
+    longer = run.learn(mine, epochs=2, listener=QUIET)
+    assert longer.tasks == ["shade", "keeper", "mine"]
+    assert longer.scores.matrix[2][2] is not None
+    assert sl.open_run(run.path).scores == longer.scores
+
+
+def test_a_changed_recipe_is_refused_by_its_keys(small_recipe: MakeRecipe) -> None:
+    sl.run(small_recipe(), listener=QUIET)
+    with pytest.raises(sl.UserError, match="train.learning_rate"):
+        sl.run(small_recipe(train={"learning_rate": 1e-3}), listener=QUIET)
+
+
+def test_full_rounds_know_forward_transfer(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(evaluate={"rounds": "full"}, method={"name": "sequential"}), listener=QUIET)
+    assert run.scores.fwt is not None
+    assert (run.path / "predictions" / "base" / "shade.jsonl").is_file()
+
+
+@pytest.mark.parametrize("growth", ["continue", "stack"])
+def test_plain_peft_reproduces_the_predictions(growth: str, small_recipe: MakeRecipe) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = sl.run(small_recipe(adapter={"growth": growth}, base={"quantization": "none"}), listener=QUIET)
+    folder = run.path / "adapters" / "01-keeper"
+    name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(name, dtype="float32"), str(folder)).eval()
+    lines = (run.path / "predictions" / "01" / "keeper.jsonl").read_text().splitlines()
+    for row in map(json.loads, lines):
+        ids = tokenizer(row["prompt"], return_tensors="pt")
+        output = model.generate(**ids, max_new_tokens=4, do_sample=False)
+        assert tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == row["prediction"]
+
+
+def test_the_learner_learns_without_a_folder(small_recipe: MakeRecipe) -> None:
+    recipe = small_recipe(data={"format": "python", "tasks": ()}, method={"name": "replay"}, train={"epochs": 30})
+    learner = sl.Learner(recipe)
+    rows = [sl.Example(f"number {i}:", "one") for i in range(8)]
+    learner.learn(sl.Task("ones", train=rows, test=rows))
+    scores = learner.evaluate()
+    assert scores.op == 100
+
+
+def test_a_loaded_model_answers_as_the_run_did(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(), listener=QUIET)
+    model = run.load_model(after="shade")
+    row = json.loads((run.path / "predictions" / "00" / "shade.jsonl").read_text().splitlines()[0])
+    assert model.generate(row["prompt"], max_new_tokens=4) == row["prediction"]
+    with pytest.raises(sl.UserError, match='did you mean "shade"'):
+        run.load_model(after="shad")
