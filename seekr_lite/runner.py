@@ -205,7 +205,8 @@ def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]
     missing = tuple(name for name in recipe.data.tasks if name not in found)
     if missing and recipe.data.format == "python":
         raise UserError(
-            f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: run(recipe, tasks=[...])'
+            f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: '
+            "run(recipe, tasks=[...])"
         )
     ordered: dict[str, Task] = {}
     if missing:

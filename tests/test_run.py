@@ -99,7 +99,7 @@ def test_a_task_from_python_joins_a_finished_run(small_recipe: MakeRecipe) -> No
 
 def test_a_changed_recipe_is_refused_by_its_keys(small_recipe: MakeRecipe) -> None:
     sl.run(small_recipe(), listener=QUIET)
-    with pytest.raises(sl.UserError, match="train.learning_rate"):
+    with pytest.raises(sl.UserError, match=r"train\.learning_rate"):
         sl.run(small_recipe(train={"learning_rate": 1e-3}), listener=QUIET)
 
 

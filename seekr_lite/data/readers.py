@@ -134,7 +134,8 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
         except Exception as error:  # the library raises whatever its many backends raise
             raise UserError(
                 f"data.path {path}, task {name}, split {which}: `datasets` cannot load it: "
-                f"{(str(error) or repr(error)).splitlines()[0]}. Give a local folder with one folder of data files per task, or a hub id that can be reached"
+                f"{(str(error) or repr(error)).splitlines()[0]}. "
+                "Give a local folder with one folder of data files per task, or a hub id that can be reached"
             ) from None
         return examples(list(found), f"{path} {name} {which}", settings.prompt_column, settings.answer_column)
 

@@ -28,7 +28,8 @@ def rich_table(scores: Scoreboard) -> Any:
             table.add_row(Text(task), *(show(value) for value in row), style=style)
     lines = [
         f"OP {show(scores.op)}   mean of the last row",
-        f"BWT {show(scores.bwt)}   change since each task was learned, over T-1 tasks (over T: {show(scores.bwt_official)})",
+        f"BWT {show(scores.bwt)}   change since each task was learned, over T-1 tasks; "
+        f"over T, as the official script: {show(scores.bwt_official)}",
         f"forgetting {show(scores.forgetting)}   best score before the end, less the last",
         f"FWT {show(scores.fwt)}   score before a task was learned, less the bare base's",
         f"NLL {show(scores.nll, 3)}   of held-out answers, per token; since each task was learned "
