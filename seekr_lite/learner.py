@@ -49,7 +49,7 @@ class Learner:
 
     Args:
         recipe: what to do; `Recipe.with_` makes changed copies.
-        base: a loaded base, to share one between learners in turn; by default the recipe's is loaded.
+        base: a freshly loaded base, which the learner fits with its adapters; by default the recipe's is loaded.
         listener: hears of progress and events.
 
     Raises:

@@ -71,7 +71,7 @@ def test_every_row_comes_back_from_its_batch(rows: list[EncodedExample]) -> None
         assert int(batch.padding[index]) == batch.input_ids.shape[1] - len(row.input_ids)
 
 
-@given(lengths=st.lists(st.integers(1, 50), max_size=30), limit=st.integers(1, 200))
+@given(lengths=st.lists(st.integers(1, 12), max_size=30), limit=st.integers(1, 40))
 def test_split_by_tokens_is_a_partition_within_the_limit(lengths: list[int], limit: int) -> None:
     groups = split_by_tokens(lengths, limit)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
@@ -82,6 +82,11 @@ def test_split_by_tokens_is_a_partition_within_the_limit(lengths: list[int], lim
 
 def test_split_by_tokens_takes_the_longest_first() -> None:
     assert split_by_tokens([2, 9, 4, 4], 10) == [[1], [2, 3], [0]]
+
+
+def test_split_by_tokens_fills_a_group_to_the_limit() -> None:
+    assert split_by_tokens([4, 4, 4], 12) == [[0, 1, 2]]
+    assert split_by_tokens([4, 4, 4], 11) == [[0, 1], [2]]
 
 
 def test_split_by_tokens_of_nothing() -> None:

@@ -167,6 +167,14 @@ def test_datasets_says_which_split_is_missing(datasets_folder: Path) -> None:
     assert "task mine, split exam" in message
 
 
+def test_datasets_error_without_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    assert "cannot load it: NotImplementedError()" in _error("datasets", tmp_path, "mine")
+
+
 def test_datasets_says_which_row_lacks_a_column(datasets_folder: Path) -> None:
     message = _error("datasets", datasets_folder, "mine", answer_column="reply")
     assert "mine train, row 1: there is no `reply`; the row has prompt, answer" in message
