@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from seekr_lite.data.task import check_task_name
 from seekr_lite.errors import UserError
+from seekr_lite.recipe_checks import check_keys_together
 from seekr_lite.recipe_errors import RecipeSource, describe_errors
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -89,24 +89,6 @@ class DataSettings(Section):
     test_split: str = Field("test", description="Split to be judged on (datasets).")
     metric: str | None = Field(None, description="Metric of every task; otherwise the reader's choice.")
     extraction: str | None = Field(None, description="Extraction of every task; otherwise the reader's choice.")
-
-    @model_validator(mode="after")
-    def _tasks_and_path_fit(self) -> DataSettings:
-        if self.format == "python":
-            return self
-        if not self.tasks:
-            raise ValueError("tasks: name at least one task")
-        if self.format != "toy" and not self.path:
-            raise ValueError(f'path: is needed with format = "{self.format}"')
-        repeated = sorted({name for name in self.tasks if self.tasks.count(name) > 1})
-        if repeated:
-            raise ValueError(f"tasks: {', '.join(repeated)} is named more than once")
-        for name in self.tasks:
-            try:
-                check_task_name(name)
-            except UserError as error:
-                raise ValueError(f"tasks: {error}") from None
-        return self
 
 
 class TrainSettings(Section):
@@ -183,7 +165,7 @@ class RunSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1234, description="Same seed, same run, on a CPU to the bit.")
     output: str | None = Field(None, description="The run folder; by default runs/<name of the recipe>.")
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Memory of the card to stay within."
+        None, description="Memory of the card; kept for the memory plan, not enforced yet."
     )
 
 
@@ -197,27 +179,6 @@ class Recipe(Section):
     method: MethodSettings = MethodSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     run: RunSettings = RunSettings()
-
-    @model_validator(mode="after")
-    def _epochs_fit_tasks(self) -> Recipe:
-        epochs, tasks = self.train.epochs, self.data.tasks
-        if isinstance(epochs, tuple) and self.data.format != "python" and len(epochs) != len(tasks):
-            raise ValueError(
-                f"train.epochs: {len(epochs)} numbers for {len(tasks)} tasks; give one number for all, or one per task"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _method_is_known(self) -> Recipe:
-        from seekr_lite.methods.registry import METHODS
-        from seekr_lite.recipe_errors import nearest
-
-        if self.method.name not in METHODS:
-            raise ValueError(
-                f'method.name: no method is called "{self.method.name}"{nearest(self.method.name, METHODS)}; '
-                f"allowed: {', '.join(METHODS)}"
-            )
-        return self
 
     def epochs_of(self, task_index: int) -> int:
         """Epochs of the task at `task_index`; the last number holds for tasks beyond the list."""
@@ -241,10 +202,16 @@ class Recipe(Section):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: RecipeSource | None = None) -> Recipe:
         """Validates plain values. Raises `UserError` with every problem, one a line."""
+        values = _tuples(values)
+        problems = check_keys_together(values)
+        source = source or RecipeSource("the recipe", "")
         try:
-            return cls.model_validate(_tuples(values))
+            recipe = cls.model_validate(values)
         except ValidationError as error:
-            raise UserError(describe_errors(error, cls, source or RecipeSource("the recipe", ""))) from None
+            raise UserError(describe_errors(error, problems, cls, source)) from None
+        if problems:
+            raise UserError(describe_errors(None, problems, cls, source))
+        return recipe
 
     @classmethod
     def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from seekr_lite.recipe_checks import Problem
+
 
 @dataclass
 class RecipeSource:
@@ -53,13 +55,15 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def describe_errors(error: ValidationError, recipe: type[BaseModel], source: RecipeSource) -> str:
-    """All problems of a recipe, one a line, in the order of the file's sections."""
+def describe_errors(
+    error: ValidationError | None, together: Iterable[Problem], recipe: type[BaseModel], source: RecipeSource
+) -> str:
+    """All problems of a recipe, one a line: those of single keys, then those between keys."""
     by_key: dict[tuple[Any, ...], list[Any]] = {}  # a key that allows several kinds has one problem for each
-    for problem in error.errors(include_url=False):
-        message = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else ""
-        by_key.setdefault((*problem["loc"][:2], message), []).append(problem)
+    for problem in error.errors(include_url=False) if error else []:
+        by_key.setdefault(tuple(problem["loc"][:2]), []).append(problem)
     lines = [_describe(problems, recipe, source) for problems in by_key.values()]
+    lines += [f"{source.place(one.section, one.key)}: {one.section}.{one.key}: {one.message}" for one in together]
     count = f"{len(lines)} problems" if len(lines) > 1 else "a problem"
     return f"{source.name} has {count}:\n" + "\n".join(f"  {line}" for line in lines)
 
@@ -70,10 +74,6 @@ def _describe(problems: list[Any], recipe: type[BaseModel], source: RecipeSource
     kind, given = problem["type"], problem.get("input")
     section = location[0] if location else ""
     key = location[1] if len(location) > 1 else None
-    if kind == "value_error":  # raised by our own validators: "key: what is wrong"
-        named, _, message = str(problem["ctx"]["error"]).partition(": ")
-        section, _, key = named.partition(".") if "." in named else (section, "", named)
-        return f"{source.place(section, key)}: {section}.{key}: {message}"
     name = ".".join(part for part in (section, key) if part)
     place = source.place(section, key)
     if kind == "extra_forbidden":

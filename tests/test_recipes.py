@@ -257,3 +257,17 @@ def test_any_text_survives_a_round_trip(tmp_path: Path) -> None:
     text = 'é 的 🙂 "quoted" \\ \t \n \x01 \x7f \x85'
     recipe = Recipe.from_toml(_write(tmp_path)).with_(data={"path": text})
     assert Recipe.from_toml(_write(tmp_path, recipe.to_toml())) == recipe
+
+
+def test_problems_between_keys_are_told_with_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        '[base]\nmodel = "tiny"\n[data]\nformat = "toy"\ntasks = ["shade", "shade"]\n'
+        '[train]\nepochs = [1]\nlearning_rate = "fast"\n[method]\nname = "sekr"\n'
+    )
+    with pytest.raises(UserError) as caught:
+        Recipe.from_toml(path)
+    message = str(caught.value)
+    assert "4 problems" in message
+    for part in ("bad.toml:8: train.learning_rate", "more than once", "1 numbers for 2 tasks", 'did you mean "seekr"'):
+        assert part in message

@@ -156,7 +156,7 @@ def read_toy(name: str, settings: DataSettings) -> Task:
         raise UserError(_unknown_task(name, TOY_TASKS))
     # A fifth at most is held out, so that many rows remain whatever `validation_rows` says.
     train_rows = settings.train_limit or TOY_TRAIN_ROWS
-    spare = min(settings.validation_rows, train_rows // 4 + 1)
+    spare = min(settings.validation_rows, train_rows // 4)
     return toy_task(name, train_rows + spare, settings.test_limit or TOY_TEST_ROWS, 0)
 
 

@@ -1,0 +1,324 @@
+"""Attention: the divergence of maps and its gradient, the tap, the sensitivity of heads, their choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from seekr_lite.attention.divergence import MapShape, attention_divergence, map_change, real_rows
+from seekr_lite.attention.importance import SensitivityRecorder
+from seekr_lite.attention.selection import choose_heads, resolve_budgets
+from seekr_lite.attention.tap import AttentionCall, HeadRecorder, Recorder, all_heads, tap
+from seekr_lite.data.batch import Batch, collate
+from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.errors import UserError
+from seekr_lite.recipe import MethodSettings
+
+PAIRS, TOKENS, SIZE = 3, 7, 2
+PADDING = torch.tensor([0, 2, 3])
+WINDOWS = [None, 3]
+
+# ------------------------------------------------------------------ the divergence
+
+
+def some_heads(seed: int = 0) -> list[torch.Tensor]:
+    """query, key, teacher query, teacher key."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(PAIRS, TOKENS, SIZE, generator=generator, dtype=torch.float64) for _ in range(4)]
+
+
+def some_shape(window: int | None = None) -> MapShape:
+    rows = real_rows(PADDING, TOKENS)
+    rows[:, 4] = False  # a query row that is not compared
+    return MapShape(PADDING, rows, 0.7, window)
+
+
+def gradients(heads: list[torch.Tensor], shape: MapShape, **options: Any) -> tuple[torch.Tensor, ...]:
+    """The divergences, and the gradients of their (unevenly weighted) sum."""
+    query, key = (part.clone().requires_grad_() for part in heads[:2])
+    divergence = attention_divergence(query, key, *heads[2:], shape, **options)
+    weights = torch.arange(1, PAIRS + 1, dtype=torch.float64)
+    return (divergence.detach(), *torch.autograd.grad((divergence * weights).sum(), [query, key]))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("epsilon", [0.0, 1e-8, 0.01])
+def test_the_gradient_of_the_divergence(window: int | None, epsilon: float) -> None:
+    query, key, *teacher = some_heads()
+    assert torch.autograd.gradcheck(
+        lambda q, k: attention_divergence(q, k, *teacher, some_shape(window), epsilon, chunk_rows=3),
+        (query.requires_grad_(), key.requires_grad_()),
+    )
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_divergence_is_that_of_explicit_maps(window: int | None) -> None:
+    query, key, *teacher = some_heads()
+    shape = some_shape(window)
+    for pair in range(PAIRS):
+        rows = []
+        for row in torch.nonzero(shape.rows[pair]).flatten().tolist():
+            first = max(int(PADDING[pair]), 0 if window is None else row + 1 - window)
+            student_row, teacher_row = (
+                (k[pair, first : row + 1] @ q[pair, row] * shape.scale).softmax(-1)
+                for q, k in ((query, key), (teacher[0], teacher[1]))
+            )
+            rows.append((teacher_row * (teacher_row / (student_row + 1e-8)).log()).sum())
+        actual = attention_divergence(query, key, *teacher, shape)[pair]
+        torch.testing.assert_close(actual, torch.stack(rows).mean())
+
+
+def test_equal_maps_have_no_divergence() -> None:
+    query, key, *_ = some_heads()
+    assert (attention_divergence(query, key, query, key, some_shape(), epsilon=0.0) == 0).all()
+
+
+@pytest.mark.parametrize("distance", [1e-6, 1e-3, 1.0, 5.0])
+def test_the_divergence_is_never_negative(distance: float) -> None:
+    for seed in range(20):
+        query, key, other_query, other_key = some_heads(seed)
+        student = query + distance * other_query, key + distance * other_key
+        divergence = attention_divergence(*student, query, key, some_shape(), epsilon=0.0)
+        assert (divergence > -1e-15).all()  # rounding of sums of numbers up to 1 in fp64
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, TOKENS])
+def test_chunks_do_not_matter(chunk_rows: int) -> None:
+    heads, shape = some_heads(), some_shape(window=3)
+    for actual, expected in zip(gradients(heads, shape, chunk_rows=chunk_rows), gradients(heads, shape), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_more_left_padding_does_not_matter() -> None:
+    heads, shape = some_heads(), some_shape(window=3)
+    more = 2
+    padded = [torch.cat([torch.full((PAIRS, more, SIZE), 9.0, dtype=part.dtype), part], dim=1) for part in heads]
+    rows = torch.cat([torch.zeros(PAIRS, more, dtype=torch.bool), shape.rows], dim=1)
+    value, *grads = gradients(padded, MapShape(PADDING + more, rows, shape.scale, shape.window))
+    expected, *expected_grads = gradients(heads, shape)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad[:, more:], expected_grad, rtol=1e-12, atol=1e-14)
+        assert (grad[:, :more] == 0).all()
+
+
+@pytest.mark.parametrize("measure", [attention_divergence, map_change])
+def test_what_padded_entries_hold_does_not_matter(measure: Any) -> None:
+    heads, shape = some_heads(), some_shape()
+    padded = ~real_rows(PADDING, TOKENS)[..., None]
+    changed = [torch.where(padded, 100.0 * other, part) for part, other in zip(heads, some_heads(1), strict=True)]
+    assert torch.equal(measure(*changed, shape), measure(*heads, shape))
+
+
+# ------------------------------------------------------------------ sensitivity
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_sensitivity_is_the_mean_square_gradient_of_the_map(key_heads: int) -> None:
+    batch, heads, tokens, size = 2, 4, 6, 3
+    padding = torch.tensor([0, 2])
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    query, key, value = (
+        normal(batch, heads, tokens, size),
+        normal(batch, key_heads, tokens, size),
+        normal(batch, key_heads, tokens, size),
+    )
+    group = heads // key_heads
+    shape = MapShape(padding, real_rows(padding, tokens), size**-0.5)
+    scores = query @ key.repeat_interleave(group, 1).transpose(2, 3) * shape.scale
+    maps = scores.masked_fill(~shape.allowed(0, tokens)[:, None], -torch.inf).softmax(-1).requires_grad_()
+    output = (maps @ value.repeat_interleave(group, 1)).transpose(1, 2)  # [b, n, h, d]
+    recorder = SensitivityRecorder(padding)
+    recorder.record(AttentionCall(0, query, key, value, output, shape.scale, None))
+    loss = (output * normal(batch, tokens, heads, size)).sin()[shape.rows].sum()
+    loss.backward()
+    assert maps.grad is not None
+    expected = [maps.grad[row, :, pad:, pad:].square().mean((1, 2)) for row, pad in enumerate(padding.tolist())]
+    torch.testing.assert_close(recorder.layers[0], torch.stack(expected), rtol=1e-12, atol=0)
+
+
+# ------------------------------------------------------------------ the tap
+
+
+def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=31,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.3,
+            attn_implementation="sdpa",
+        )
+    ).eval()
+
+
+def padded_batch() -> Batch:
+    return collate([EncodedExample(tuple(range(3, 12)), 3), EncodedExample((5, 20, 8, 17), 2)], pad_token_id=0)
+
+
+def run(model: Any, recorder: Recorder | None = None) -> torch.Tensor:
+    batch = padded_batch()
+    options = {} if recorder is None else {"attention_recorder": recorder}
+    logits: torch.Tensor = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        **options,
+    ).logits
+    return logits
+
+
+def head_recorder(model: Any) -> HeadRecorder:
+    pairs = all_heads(len(padded_batch().input_ids), model.config.num_attention_heads, torch.device("cpu"))
+    return HeadRecorder({layer: pairs for layer in range(model.config.num_hidden_layers)})
+
+
+@torch.no_grad()
+def test_the_tap_changes_nothing() -> None:
+    model = tiny_llama()
+    plain = run(model)
+    with tap(model):
+        assert torch.equal(run(model), plain)
+
+
+@torch.no_grad()
+def test_a_recorder_changes_nothing() -> None:
+    model = tiny_llama()
+    plain = run(model)
+    with tap(model):
+        assert torch.equal(run(model, head_recorder(model)), plain)
+
+
+def test_the_tap_is_removed_even_after_an_error() -> None:
+    model = tiny_llama()
+    with pytest.raises(KeyError), tap(model):
+        raise KeyError
+    assert model.config._attn_implementation == "sdpa"
+
+
+def tiny_mistral() -> MistralForCausalLM:
+    torch.manual_seed(0)
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=31,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.3,
+            sliding_window=3,
+            attn_implementation="sdpa",
+        )
+    ).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [tiny_llama, tiny_mistral])
+def test_recorded_heads_make_the_maps_of_the_model(make: Any) -> None:
+    model, batch = make(), padded_batch()
+    recorder = head_recorder(model)
+    with tap(model):
+        run(model, recorder)
+    model.set_attn_implementation("eager")
+    eager = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        output_attentions=True,
+    ).attentions
+    heads, tokens = model.config.num_attention_heads, batch.input_ids.shape[1]
+    for layer, maps in enumerate(eager):
+        seen = recorder.of(layer)
+        rows = real_rows(batch.padding, tokens)
+        shape = MapShape(
+            batch.padding.repeat_interleave(heads), rows.repeat_interleave(heads, 0), seen.scale, seen.window
+        )
+        scores = seen.query @ seen.key.transpose(1, 2) * seen.scale
+        made = scores.masked_fill(~shape.allowed(0, tokens), -torch.inf).softmax(-1).view_as(maps)
+        for row, padding in enumerate(batch.padding.tolist()):
+            torch.testing.assert_close(made[row, :, padding:], maps[row, :, padding:], rtol=1e-4, atol=1e-6)
+
+
+def parameter_gradients(model: Any, checkpointing: bool) -> dict[str, torch.Tensor]:
+    """Of the logits, and of the divergence from another model's maps, in train mode."""
+    batch, teacher = padded_batch(), tiny_llama(seed=1)
+    teacher_recorder, recorder = head_recorder(teacher), head_recorder(model)
+    with torch.no_grad(), tap(teacher):
+        run(teacher, teacher_recorder)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    padding = batch.padding.repeat_interleave(model.config.num_attention_heads)
+    with tap(model):
+        loss = run(model, recorder)[batch.labels != -100].square().mean()
+        for layer in recorder.pairs:
+            student, old = recorder.of(layer), teacher_recorder.of(layer)
+            shape = MapShape(padding, real_rows(padding, batch.input_ids.shape[1]), student.scale, student.window)
+            loss = loss + attention_divergence(student.query, student.key, old.query, old.key, shape).mean()
+        loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def test_checkpointing_leaves_the_gradients_of_recorded_heads() -> None:
+    expected = parameter_gradients(tiny_llama(), checkpointing=False)
+    actual = parameter_gradients(tiny_llama(), checkpointing=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_checkpointing_leaves_sensitivity() -> None:
+    def sensitivity(checkpointing: bool) -> dict[int, torch.Tensor]:
+        model, recorder = tiny_llama(), SensitivityRecorder(padded_batch().padding)
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        with tap(model):
+            run(model, recorder)[padded_batch().labels != -100].square().mean().backward()
+        return recorder.layers
+
+    expected = sensitivity(checkpointing=False)
+    assert sorted(expected) == [0, 1]
+    torch.testing.assert_close(sensitivity(checkpointing=True), expected)
+
+
+# ------------------------------------------------------------------ the choice
+
+
+def test_the_best_layers_come_before_the_best_heads() -> None:
+    scores = torch.tensor([[9.0, 0.0, 0.0], [5.0, 4.0, 3.0], [4.0, 4.0, 4.0]])
+    assert choose_heads(scores, layer_budget=2, head_budget=3) == ((1, 0), (1, 1), (2, 0))
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    assert choose_heads(torch.ones(3, 2), layer_budget=2, head_budget=3) == ((0, 0), (0, 1), (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("layer_budget", "head_budget", "expected"),
+    [(3, 5, (3, 5)), (0.75, 0.125, (3, 4)), ("all", "all", (4, 32)), (2, "all", (2, 16)), (0.01, 0.001, (1, 1))],
+)
+def test_budgets_are_numbers_or_shares(layer_budget: Any, head_budget: Any, expected: tuple[int, int]) -> None:
+    settings = MethodSettings(layer_budget=layer_budget, head_budget=head_budget)
+    assert resolve_budgets(settings, layers=4, heads=8) == expected
+
+
+def test_a_layer_budget_above_the_model_is_refused() -> None:
+    with pytest.raises(UserError, match=r"method\.layer_budget = 5: the base has 4 layers"):
+        resolve_budgets(MethodSettings(layer_budget=5), layers=4, heads=8)
+
+
+def test_a_head_budget_above_the_layers_is_refused() -> None:
+    with pytest.raises(UserError, match=r"method\.head_budget = 17: 2 layers of 8 heads have 16"):
+        resolve_budgets(MethodSettings(layer_budget=2, head_budget=17), layers=4, heads=8)
