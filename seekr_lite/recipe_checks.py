@@ -11,7 +11,6 @@ from seekr_lite.data.task import check_task_name
 from seekr_lite.errors import UserError
 from seekr_lite.methods.registry import METHODS
 
-
 FORMATS_WITH_PATH = ("trace", "superni", "jsonl", "datasets")
 
 
