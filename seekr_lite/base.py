@@ -81,6 +81,7 @@ def load_base(settings: BaseSettings) -> Base:
     Raises:
         UserError: see `load_config`; or no safetensors weights; or a GPU was asked for and there is none.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     # On a CPU it says at every start that an optional kernel is not installed.
@@ -100,6 +101,9 @@ def load_base(settings: BaseSettings) -> Base:
         )
     model.requires_grad_(False)
     keep_trainable(model)
+    if settings.model == TINY and device.type == "cpu":
+        # Its matrices are so small that threads only wait for each other, very long where cores are busy.
+        torch.set_num_threads(1)
     model.config.use_cache = False  # a cache is for generation, which asks for it
     return Base(model, load_tokenizer(settings), resolve_model(settings.model))
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import seekr_lite.tiny
 from seekr_lite.data.encoding import EncodedExample, encode_prompts, encode_rows
@@ -20,6 +21,23 @@ SMOLLM2_FOLDER = Path(__file__).parents[1] / "models" / "smollm2-135m-instruct"
 TOKENIZERS: dict[str, Any] = {"tiny": TINY}
 if SMOLLM2_FOLDER.is_dir():
     TOKENIZERS["smollm2"] = AutoTokenizer.from_pretrained(SMOLLM2_FOLDER)
+
+
+def _like_llama_2() -> Any:
+    """Bytes as its only words, a start token, and the marks for spaces of sentencepiece."""
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
+    raw = Tokenizer(
+        models.BPE(dict(zip(words, range(len(words)), strict=True)), [], unk_token="<unk>", byte_fallback=True)
+    )
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+LIKE_LLAMA_2 = _like_llama_2()
 
 # Letters, punctuation, Chinese, emoji; no "<", so that no text is the name of a special token.
 TEXTS = st.text(st.sampled_from("abc xyz.,:\n'09é的立场🙂"), min_size=1, max_size=60)
@@ -117,3 +135,12 @@ def test_chat_template_wraps_the_prompt() -> None:
     text = tokenizer.decode(row.input_ids)
     assert "<|im_start|>user\nWhat is red?<|im_end|>" in text
     assert text.endswith("<|im_start|>assistant\n")
+
+
+@given(prompt=TEXTS, answer=TEXTS)
+@settings(max_examples=100, deadline=None)
+def test_answers_apart_keep_their_text_with_a_tokenizer_like_llama_2(prompt: str, answer: str) -> None:
+    # Such a tokenizer writes a space as "\u2581" and puts one before every text: what is learned apart
+    # must decode to the answer, as generated tokens are decoded.
+    _, learned = _parts(_encode(LIKE_LLAMA_2, prompt, answer))
+    assert LIKE_LLAMA_2.decode(learned, skip_special_tokens=True) == answer

@@ -90,17 +90,19 @@ class Case:
     expected: dict[str, Any]
     tasks: list[dict[str, Any]]
     method: SeekrWithQueries
-    replay: ReplayBatch
+    rows: list[ReplayRow]
 
-    def terms(self) -> dict[str, LossTerm]:
-        """The terms of one step that replays all samples of all tasks."""
+    def terms(self, rows: slice = slice(None)) -> dict[str, LossTerm]:
+        """The terms of one step that replays all samples of all tasks; or the share of some rows in them."""
         totals = StepTotals(
-            label_tokens=int((self.replay.batch.labels != -100).sum()),
-            rows=len(self.replay.rows),
-            tasks=frozenset(row.task for row in self.replay.rows),
+            label_tokens=sum(row.encoded.answer_length for row in self.rows),
+            rows=len(self.rows),
+            tasks=frozenset(row.task for row in self.rows),
         )
+        chosen = self.rows[rows]
+        batch = collate([row.encoded for row in chosen], self.method.model.config.pad_token_id)
         with tap(self.method.model):
-            return {term.name: term for term in self.method.replay_loss(self.replay, totals)}
+            return {term.name: term for term in self.method.replay_loss(ReplayBatch(batch, chosen), totals)}
 
     def gradients(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         names, parameters = zip(*self.method.model.named_parameters(), strict=True)
@@ -148,8 +150,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         method.finish_task(index, rows)
     sequence.become(load_file(folder / "student.safetensors"))
     rows = [ReplayRow(task, i, row) for task, rows in enumerate(samples) for i, row in enumerate(rows)]
-    batch = collate([row.encoded for row in rows], model.config.pad_token_id)
-    return Case(expected, tasks, method, ReplayBatch(batch, rows))
+    return Case(expected, tasks, method, rows)
 
 
 def assert_close(actual: Any, expected: Any) -> None:
@@ -223,6 +224,13 @@ def test_attention_distillation_of_each_layer(case: Case, monkeypatch: pytest.Mo
         of_layer = [tuple(head for head in heads if head[0] == int(layer)) for heads in chosen]
         monkeypatch.setattr(case.method, "chosen", of_layer)
         assert_close(case.terms()["attention_distillation"].value, expected)
+
+
+def test_one_row_at_a_time_adds_up(case: Case) -> None:
+    parts = [case.terms(slice(index, index + 1)) for index in range(len(case.rows))]
+    assert_close(sum(part["replay_cross_entropy"].value for part in parts), case.expected["replay_loss"])
+    assert_close(sum(part["logits_distillation"].value for part in parts), case.expected["logits_distill_loss"])
+    assert_close(sum(part["attention_distillation"].value for part in parts), case.expected["attn_distill_loss"])
 
 
 def test_total_loss(case: Case) -> None:

@@ -121,6 +121,11 @@ def test_superni_task_is_found_by_its_number_alone(tmp_path: Path) -> None:
     assert (task.name, task.metric) == ("task002", "superni_rouge_l")
 
 
+def test_superni_number_without_the_word_task(tmp_path: Path) -> None:
+    _trace(tmp_path, "task002_quoref", _instances("a"), _instances("b"))
+    assert [row.answer for row in _load("superni", tmp_path, "002").train] == ["a"]
+
+
 def test_superni_leaves_out_instances_without_any_output(tmp_path: Path) -> None:
     # task511 as published has six of them.
     _trace(tmp_path, "task511_tifu", _instances(["a"], [""], ["  ", "b"]), _instances("c"))
@@ -324,6 +329,47 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
     _trace(tmp_path)
     (tmp_path / "FOMC" / "train.json").write_bytes(b'[{"prompt": "\xff", "answer": "b"}]')
     assert "train.json: this is not UTF-8 text" in _error("trace", tmp_path, "FOMC")
+
+
+def test_superni_number_of_several_folders(tmp_path: Path) -> None:
+    for name in ("task1_a", "task1_b", "task10_c"):
+        _trace(tmp_path, name, _instances("a"), _instances("b"))
+    assert '"task1" could be task1_a or task1_b' in _error("superni", tmp_path, "task1")
+
+
+@pytest.mark.parametrize("names", [("task1", "task1_a"), ("1", "task1"), ("task1_a", "1")])
+def test_superni_task_under_two_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    _trace(tmp_path, "task1_a", _instances("a"), _instances("b"))
+    message = _error("superni", tmp_path, *names)
+    assert message == f"data.tasks: {' and '.join(names)} are the same task, task1_a; name it once"
+
+
+def test_superni_beside_a_name_that_is_no_file_name(tmp_path: Path) -> None:
+    _trace(tmp_path, "task1_a", _instances("a"), _instances("b"))
+    # A recipe refuses this name before; from Python it must be an error too, never a crash.
+    settings = _settings("superni", tmp_path, "task1").model_copy(update={"tasks": ("task1", "/etc")})
+    with pytest.raises(UserError, match="'/etc' cannot be used"):
+        load_tasks(settings)
+
+
+def test_task_named_twice(tmp_path: Path) -> None:
+    settings = _settings("trace", _trace(tmp_path), "FOMC").model_copy(update={"tasks": ("FOMC", "FOMC")})
+    with pytest.raises(UserError, match="FOMC is named more than once"):
+        load_tasks(settings)
+
+
+@pytest.mark.parametrize("kind", ["trace", "superni", "jsonl"])
+def test_both_files_of_a_task_are_judged_at_once(tmp_path: Path, kind: str) -> None:
+    message = _error(kind, _trace(tmp_path, "FOMC", "{broken", "{broken"), "FOMC")
+    assert "train.json" in message
+    assert "test.json" in message
+
+
+def test_datasets_link_that_leads_outside(datasets_folder: Path) -> None:
+    (datasets_folder.parent / "secret.jsonl").write_text(_lines(ROWS))
+    name = next(path.name for path in datasets_folder.iterdir() if path.is_dir())
+    (datasets_folder / name / "more.jsonl").symlink_to(datasets_folder.parent / "secret.jsonl")
+    assert f"more.jsonl: this link leads outside of {datasets_folder}" in _error("datasets", datasets_folder, name)
 
 
 @pytest.mark.parametrize("kind", ["trace", "superni", "jsonl"])

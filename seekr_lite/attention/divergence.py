@@ -101,7 +101,7 @@ class _Divergence(torch.autograd.Function):
             teacher = _maps(teacher_query, teacher_key, shape, first, last)
             # xlogy: a masked entry has teacher 0 and adds 0, whatever the logarithm says.
             row = (torch.xlogy(teacher, teacher) - torch.xlogy(teacher, student + epsilon)).sum(-1)
-            total += (row * shape.rows[:, first:last]).sum(-1)
+            total += torch.where(shape.rows[:, first:last], row, 0.0).sum(-1)
         return total / shape.rows.sum(-1)
 
     @staticmethod
@@ -114,9 +114,11 @@ class _Divergence(torch.autograd.Function):
         for first, last in _chunks(query.shape[1], ctx.chunk_rows):
             student = _maps(query, key, shape, first, last)
             teacher = _maps(teacher_query, teacher_key, shape, first, last)
-            # The softmax' Jacobian applied to dKL/dP_s = -P_t / (P_s + epsilon); P_s - P_t at epsilon 0.
-            ratio = torch.where(teacher > 0, -teacher / (student + ctx.epsilon), 0.0)
-            scores = student * (ratio - (ratio * student).sum(-1, keepdim=True))
+            if ctx.epsilon == 0:
+                scores = student - teacher
+            else:  # the softmax' Jacobian applied to dKL/dP_s = -P_t / (P_s + epsilon)
+                ratio = -teacher / (student + ctx.epsilon)
+                scores = student * (ratio - (ratio * student).sum(-1, keepdim=True))
             scores = scores * (weight[:, first:last, None] * shape.scale)  # [p, rows, n]
             grad_query[:, first:last] = scores @ key.to(scores.dtype)
             grad_key += scores.transpose(1, 2) @ query[:, first:last].to(scores.dtype)

@@ -56,10 +56,10 @@ def tapped_sdpa(
     """transformers' sdpa attention, with a recorder listening."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if options.get("softcap") is not None:
+        raise UserError("the attention scores of this model are soft-capped, which sdpa and the tap cannot follow")
     output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if attention_recorder is not None:
-        if options.get("softcap") is not None:
-            raise UserError("the attention scores of this model are soft-capped, which sdpa and the tap cannot follow")
         scale = options.get("scaling")
         attention_recorder.record(
             AttentionCall(

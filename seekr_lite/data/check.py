@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.data.encoding import EncodedExample, encode_rows
 from seekr_lite.data.task import Task
+from seekr_lite.errors import UserError
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import DataSettings
@@ -62,7 +63,14 @@ class DataReport:
 
 
 def check_data(tasks: Sequence[Task], tokenizer: Any, settings: DataSettings) -> DataReport:
-    """Reads every training row as training would, and reports what it saw."""
+    """Reads every training row as training would, and reports what it saw.
+
+    Raises:
+        UserError: a task has no training rows.
+    """
+    empty = [task.name for task in tasks if not task.train]
+    if empty:
+        raise UserError(f"{', '.join(empty)}: there are no training rows; a task needs at least one")
     return DataReport(tuple(_check_task(task, tokenizer, settings) for task in tasks))
 
 

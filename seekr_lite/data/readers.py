@@ -26,7 +26,9 @@ def load_tasks(settings: DataSettings) -> list[Task]:
     tasks, problems = [], []
     if settings.path and settings.format != "datasets" and not Path(settings.path).is_dir():
         raise UserError(f"data.path {settings.path}: there is no such folder")
-    for name in settings.tasks:
+    for name in dict.fromkeys(settings.tasks):
+        if settings.tasks.count(name) > 1:
+            problems.append(f"data.tasks: {name} is named more than once; name each task once")
         try:
             check_task_name(name)
             tasks.append(_finish(reader(name, settings), settings))
@@ -50,6 +52,21 @@ def _finish(task: Task, settings: DataSettings) -> Task:
     )
 
 
+def _both_splits(
+    read: Callable[[str], list[Example]], train: str = "train", test: str = "test"
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Training and test rows. What is wrong with either of them is told at once."""
+    found, problems = [], []
+    for split in (train, test):
+        try:
+            found.append(tuple(read(split)))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return found[0], found[1]
+
+
 def read_trace(name: str, settings: DataSettings) -> Task:
     """TRACE (arXiv 2310.06762): `<path>/<task>/train.json` and `test.json`, lists of prompt and answer."""
     from seekr_lite.evaluation.extraction import trace_extraction
@@ -57,25 +74,40 @@ def read_trace(name: str, settings: DataSettings) -> Task:
 
     root = Path(settings.path or "")
     folder = _task_folder(root, name)
-    train, test = (
-        examples(_list(folder / f"{split}.json", root), str(folder / f"{split}.json"), "prompt", "answer")
-        for split in ("train", "test")
-    )
-    return Task(name, tuple(train), tuple(test), metric=trace_metric(name), extraction=trace_extraction(name))
+
+    def split(which: str) -> list[Example]:
+        path = folder / f"{which}.json"
+        return examples(_list(path, root), str(path), "prompt", "answer")
+
+    train, test = _both_splits(split)
+    return Task(name, train, test, metric=trace_metric(name), extraction=trace_extraction(name))
 
 
 def read_superni(name: str, settings: DataSettings) -> Task:
     """SuperNI (arXiv 2204.07705): Natural-Instructions files; the prompt is the definition and the input.
 
-    A task may be named by its number alone: `task363` is the folder `task363_sst2_polarity_classification`.
+    A task may be named by its number alone: `task363` and `363` are `task363_sst2_polarity_classification`.
     """
     from seekr_lite.evaluation.metrics import superni_metric
 
     root = Path(settings.path or "")
-    matches = sorted(path.name for path in root.glob(f"{name}_*") if path.is_dir())
-    folder = root / matches[0] if len(matches) == 1 and not (root / name).is_dir() else _task_folder(root, name)
-    train, test = (_superni_rows(folder / f"{split}.json", root) for split in ("train", "test"))
-    return Task(name, tuple(train), tuple(test), metric=superni_metric(folder.name), extraction="strip")
+    matches = _superni_folders(root, name)
+    if len(matches) > 1:
+        raise UserError(f'data.tasks: "{name}" could be {" or ".join(matches)} (in {root}); give the full name of one')
+    folder = root / matches[0] if matches else _task_folder(root, name)
+    same = [other for other in dict.fromkeys(settings.tasks) if _superni_folders(root, other) == [folder.name]]
+    if len(same) > 1:
+        raise UserError(f"data.tasks: {' and '.join(same)} are the same task, {folder.name}; name it once")
+    train, test = _both_splits(lambda split: _superni_rows(folder / f"{split}.json", root))
+    return Task(name, train, test, metric=superni_metric(folder.name), extraction="strip")
+
+
+def _superni_folders(root: Path, name: str) -> list[str]:
+    """The folders that a name can mean: its own, or all that start with that task number."""
+    if (root / name).is_dir():
+        return [name]
+    number = f"task{name}" if name.isdecimal() else name
+    return sorted(path.name for path in root.iterdir() if path.name.startswith(f"{number}_") and path.is_dir())
 
 
 def _superni_rows(path: Path, root: Path) -> list[Example]:
@@ -113,7 +145,8 @@ def read_jsonl(name: str, settings: DataSettings) -> Task:
             raise UserError(f"{candidates[0]}: this file is missing (or {', '.join(map(str, candidates[1:]))})")
         return examples(read_rows(found, root), str(found), settings.prompt_column, settings.answer_column)
 
-    return Task(name, tuple(split("train")), tuple(split("test")), metric="exact_match", extraction="strip")
+    train, test = _both_splits(split)
+    return Task(name, train, test, metric="exact_match", extraction="strip")
 
 
 def read_datasets(name: str, settings: DataSettings) -> Task:
@@ -123,6 +156,7 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
 
     path = settings.path or ""
     local = Path(path) / name
+    _refuse_links_outside(local, Path(path))
 
     def split(which: str) -> list[Example]:
         try:
@@ -134,18 +168,24 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
         except Exception as error:  # the library raises whatever its many backends raise
             raise UserError(
                 f"data.path {path}, task {name}, split {which}: `datasets` cannot load it: "
-                f"{(str(error) or repr(error)).splitlines()[0]}. "
+                f"{(str(error) or repr(error)).splitlines()[0].rstrip('.')}. "
                 "Give a local folder with one folder of data files per task, or a hub id that can be reached"
             ) from None
         return examples(list(found), f"{path} {name} {which}", settings.prompt_column, settings.answer_column)
 
-    return Task(
-        name,
-        tuple(split(settings.train_split)),
-        tuple(split(settings.test_split)),
-        metric="exact_match",
-        extraction="strip",
-    )
+    train, test = _both_splits(split, settings.train_split, settings.test_split)
+    return Task(name, train, test, metric="exact_match", extraction="strip")
+
+
+def _refuse_links_outside(folder: Path, root: Path) -> None:
+    """The library opens files itself, so links are looked at first. A folder that is not there has none."""
+    for path in (folder, *folder.rglob("*")):
+        try:
+            outside = not path.resolve().is_relative_to(root.resolve())
+        except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError before Python 3.13
+            raise UserError(f"{path}: cannot be read: {error}") from None
+        if outside:
+            raise UserError(f"{path}: this link leads outside of {root}, and such links are not followed")
 
 
 def read_toy(name: str, settings: DataSettings) -> Task:
