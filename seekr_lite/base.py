@@ -84,8 +84,6 @@ def load_base(settings: BaseSettings) -> Base:
     import torch
     from transformers import AutoModelForCausalLM
 
-    # On a CPU it says at every start that an optional kernel is not installed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     with _user_errors(settings.model):

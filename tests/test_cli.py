@@ -102,3 +102,11 @@ def test_starting_takes_under_a_second(code: str, tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
         times.append(time.perf_counter() - start)
     assert min(times) < 1.0, times
+
+
+def test_a_quiet_run_says_nothing_on_stderr(tmp_path: Path) -> None:
+    small = ("--set", 'data.tasks=["shade"]', "--set", "data.train_limit=16", "--set", "data.test_limit=4")
+    done = seekr_lite("run", str(QUICKSTART), "-o", "out", *small, "--set", "train.epochs=1", "-q", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "OP" in done.stdout
