@@ -331,6 +331,12 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
     assert "train.json: this is not UTF-8 text" in _error("trace", tmp_path, "FOMC")
 
 
+def test_superni_row_numbers_count_the_rows_left_out(tmp_path: Path) -> None:
+    content = _instances([""], "a", ["b", "x" * 1_000_001])
+    message = _error("superni", _trace(tmp_path, "task1_a", content, _instances("a")), "task1")
+    assert "train.json, row 3: `references` has 1000001 characters" in message
+
+
 def test_superni_number_of_several_folders(tmp_path: Path) -> None:
     for name in ("task1_a", "task1_b", "task10_c"):
         _trace(tmp_path, name, _instances("a"), _instances("b"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.data.rows import examples, hold_out, parse_json, read_rows, read_text
+from seekr_lite.data.rows import example, examples, hold_out, parse_json, read_rows, read_text
 from seekr_lite.data.task import Example, Task, check_task_name
 from seekr_lite.errors import UserError
 
@@ -116,7 +116,7 @@ def _superni_rows(path: Path, root: Path) -> list[Example]:
         raise UserError(f"{path}: a Natural-Instructions file is an object with `Definition` and `Instances`")
     definition = content["Definition"]
     definition = " ".join(map(str, definition)) if isinstance(definition, list) else str(definition)
-    rows: list[dict[str, Any]] = []
+    found = []
     for number, row in enumerate(content["Instances"], start=1):
         if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row.get("output"):
             raise UserError(f"{path}, row {number}: an instance needs `input` (text) and `output` (text or a list)")
@@ -127,8 +127,11 @@ def _superni_rows(path: Path, root: Path) -> list[Example]:
         if not outputs:  # task511 as published has six such rows: nothing to learn or to be judged by
             continue
         prompt = f"{definition}\n\nInput: {row['input']}\nOutput:\n"
-        rows.append({"prompt": prompt, "answer": outputs[0], "references": outputs if len(outputs) > 1 else []})
-    return examples(rows, str(path), "prompt", "answer")
+        instance = {"prompt": prompt, "answer": outputs[0], "references": outputs if len(outputs) > 1 else []}
+        found.append(example(instance, f"{path}, row {number}", "prompt", "answer"))
+    if not found:
+        raise UserError(f"{path}: there are no rows in it; every split needs at least one")
+    return found
 
 
 def read_jsonl(name: str, settings: DataSettings) -> Task:

@@ -60,19 +60,28 @@ def examples(
     references_column: str = "references",
 ) -> list[Example]:
     """Rows of prompt and answer as examples. Raises `UserError` naming the first row that is none."""
-    found = []
-    for number, row in enumerate(rows, start=1):
-        where = f"{place}, row {number}"
-        if not isinstance(row, Mapping):
-            raise UserError(f'{where}: a row must be an object like {{"{prompt_column}": ..., "{answer_column}": ...}}')
-        prompt, answer = (_text(row, column, where) for column in (prompt_column, answer_column))
-        references = row.get(references_column) or ()
-        if not isinstance(references, list | tuple) or not all(isinstance(one, str) for one in references):
-            raise UserError(f"{where}: `{references_column}` must be a list of texts")
-        found.append(Example(prompt, answer, tuple(references)))
+    found = [
+        example(row, f"{place}, row {number}", prompt_column, answer_column, references_column)
+        for number, row in enumerate(rows, start=1)
+    ]
     if not found:
         raise UserError(f"{place}: there are no rows in it; every split needs at least one")
     return found
+
+
+def example(
+    row: Any, where: str, prompt_column: str, answer_column: str, references_column: str = "references"
+) -> Example:
+    """One row as an example. Raises `UserError` naming `where` if it is none."""
+    if not isinstance(row, Mapping):
+        raise UserError(f'{where}: a row must be an object like {{"{prompt_column}": ..., "{answer_column}": ...}}')
+    prompt, answer = (_text(row, column, where) for column in (prompt_column, answer_column))
+    references = row.get(references_column) or ()
+    if not isinstance(references, list | tuple) or not all(isinstance(one, str) for one in references):
+        raise UserError(f"{where}: `{references_column}` must be a list of texts")
+    for one in references:
+        _check_text(one, references_column, where)
+    return Example(prompt, answer, tuple(references))
 
 
 def hold_out(rows: Sequence[Example], count: int, task: str) -> tuple[list[Example], list[Example]]:
@@ -95,8 +104,12 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
         raise UserError(f"{where}: `{column}` must be text, not {type(value).__name__}")
     if not value.strip():
         raise UserError(f"{where}: `{column}` is empty")
+    _check_text(value, column, where)
+    return value
+
+
+def _check_text(value: str, column: str, where: str) -> None:
     if value.encode("utf-8", "ignore").decode() != value:
         raise UserError(f"{where}: `{column}` holds half of a surrogate pair, which is no text")
     if len(value) > MAX_TEXT_CHARACTERS:
         raise UserError(f"{where}: `{column}` has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are allowed")
-    return value
