@@ -97,10 +97,6 @@ class AdapterSequence:
         """The student's parameters: the same objects for every task, so an optimizer never loses them."""
         return list(self._student.values())
 
-    def student_state(self) -> dict[str, torch.Tensor]:
-        """Host copies of the student's tensors by PEFT's names."""
-        return {name: _host(parameter) for name, parameter in self._student.items()}
-
     # ------------------------------------------------------------------ snapshots that act
 
     @contextmanager

@@ -18,7 +18,7 @@ from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
 from seekr_lite.base import Base, load_base
 from seekr_lite.data.batch import collate, split_by_tokens
-from seekr_lite.data.encoding import EncodedExample, encode_rows
+from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.evaluate import TaskResult, check_metrics, evaluate_task
@@ -105,11 +105,7 @@ class Learner:
         settings, replay = self.recipe.train, self.recipe.method
         seed = self.recipe.run.seed
         rows = self._encode([row for task in tasks for row in task.train])
-        old = [
-            ReplayRow(index, sample, encoded)
-            for index, samples in enumerate(self.memory if self.method.replays else [])
-            for sample, encoded in enumerate(self._encode(samples))
-        ]
+        old = self._replay_rows()
         epochs = self._epochs(tasks)
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
@@ -211,15 +207,16 @@ class Learner:
         kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
         return tuple(rows[index] for index in kept)
 
+    def _replay_rows(self) -> list[ReplayRow]:
+        """The memory of all tasks so far, ready for the model; empty where the method replays nothing."""
+        return [
+            ReplayRow(index, sample, encoded)
+            for index, samples in enumerate(self.memory)
+            for sample, encoded in enumerate(self._encode(samples))
+        ]
+
     def _encode(self, rows: Sequence[Example]) -> list[EncodedExample]:
-        data = self.recipe.data
-        return encode_rows(
-            self.base.tokenizer,
-            rows,
-            max_prompt_tokens=data.max_prompt_tokens,
-            max_answer_tokens=data.max_answer_tokens,
-            chat_template=data.chat_template,
-        )
+        return encode_task_rows(self.base.tokenizer, rows, self.recipe.data)
 
     # ------------------------------------------------------------------ testing
 

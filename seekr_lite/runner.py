@@ -133,9 +133,8 @@ def run(
     for task in tasks:
         folder.save_task(task)
     folder.write_recipe(recipe)
-    log = LogFile(folder.path / "log.jsonl")
-    learner = Learner(recipe, base, Listeners(listener, log))
-    carry_on(folder, learner, sequence, Listeners(listener, log))
+    listeners = Listeners(listener, LogFile(folder.path / "log.jsonl"))
+    carry_on(folder, Learner(recipe, base, listeners), sequence, listeners)
     return Run(folder)
 
 
@@ -239,8 +238,8 @@ def check_against_base(recipe: Recipe) -> None:
 
 def check_continues(folder: RunFolder, recipe: Recipe) -> None:
     """Refuses a recipe that would change what the folder has learned; appended tasks go on with it."""
-    before, now = folder.recipe().model_dump(), recipe.model_dump()
     old_recipe = folder.recipe()
+    before, now = old_recipe.model_dump(), recipe.model_dump()
     differing = [
         f"{section}.{key}"
         for section, values in now.items()

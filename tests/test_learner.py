@@ -10,25 +10,21 @@ import torch
 import seekr_lite as sl
 from seekr_lite.attention.tap import tap
 from seekr_lite.learner import Learner, learning_rate_factor
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.schedule import Step
 from seekr_lite.recipe import Recipe
 from seekr_lite.runner import gather_tasks
 
 
-def step_gradients(recipe: Recipe) -> list[torch.Tensor]:
-    """Gradients of one step with new and old rows, the old ones of two tasks."""
+def step_gradients(recipe: Recipe, last_step: Recipe | None = None) -> list[torch.Tensor]:
+    """Gradients of one step with new and old rows, the old ones of two tasks; `last_step` is its recipe."""
     learner = Learner(recipe)
     tasks = gather_tasks(recipe, None, ())
     for task in tasks:
         learner.learn(task)
+    learner.recipe = last_step or recipe
     learner.adapters.start_task()
     rows = learner._encode(tasks[0].train[:6])
-    old = [
-        ReplayRow(task, sample, row)
-        for task, samples in enumerate(learner.memory)
-        for sample, row in enumerate(learner._encode(samples))
-    ]
+    old = learner._replay_rows()
     learner.adapters.model.train()
     with tap(learner.base.model):
         learner._accumulate(Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
@@ -41,28 +37,9 @@ def test_a_step_does_not_depend_on_micro_batches(method: str, small_recipe: Call
     whole = step_gradients(recipe)
     learner_recipe = recipe.with_(train={"micro_batch_tokens": 12})
     # The sequence before the step must be the same, so only the last step is split.
-    split = step_gradients_with_split_last_step(recipe, learner_recipe)
+    split = step_gradients(recipe, last_step=learner_recipe)
     for one, other in zip(whole, split, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-def step_gradients_with_split_last_step(recipe: Recipe, split: Recipe) -> list[torch.Tensor]:
-    learner = Learner(recipe)
-    tasks = gather_tasks(recipe, None, ())
-    for task in tasks:
-        learner.learn(task)
-    learner.recipe = split
-    learner.adapters.start_task()
-    rows = learner._encode(tasks[0].train[:6])
-    old = [
-        ReplayRow(task, sample, row)
-        for task, samples in enumerate(learner.memory)
-        for sample, row in enumerate(learner._encode(samples))
-    ]
-    learner.adapters.model.train()
-    with tap(learner.base.model):
-        learner._accumulate(Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
-    return [parameter.grad for parameter in learner.adapters.trainable_parameters() if parameter.grad is not None]
 
 
 def test_checkpointing_changes_nothing(small_recipe: Callable[..., Recipe]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.data.encoding import EncodedExample, encode_rows
+from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 
@@ -75,13 +75,7 @@ def check_data(tasks: Sequence[Task], tokenizer: Any, settings: DataSettings) ->
 
 
 def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskReport:
-    rows = encode_rows(
-        tokenizer,
-        task.train,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_answer_tokens=settings.max_answer_tokens,
-        chat_template=settings.chat_template,
-    )
+    rows = encode_task_rows(tokenizer, task.train, settings)
     prompts = [row.prompt for row in task.train]
     seen = set(prompts)
     return TaskReport(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seekr_lite.data.task import Example
 from seekr_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import DataSettings
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,17 @@ def encode_rows(
             )
         )
     return encoded
+
+
+def encode_task_rows(tokenizer: Any, examples: Sequence[Example], data: DataSettings) -> list[EncodedExample]:
+    """`encode_rows` with the limits of a recipe's `[data]`."""
+    return encode_rows(
+        tokenizer,
+        examples,
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_answer_tokens=data.max_answer_tokens,
+        chat_template=data.chat_template,
+    )
 
 
 def encode_prompts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.data.encoding import encode_prompts, encode_rows
+from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
@@ -69,13 +69,7 @@ def evaluate_task(model: Any, tokenizer: Any, task: Task, recipe: Recipe, advanc
     answers = [extract(text) for text in written]
     sources = [row.prompt for row in task.test]
     references = [row.references or (row.answer,) for row in task.test]
-    held_out = encode_rows(
-        tokenizer,
-        task.validation,
-        max_prompt_tokens=data.max_prompt_tokens,
-        max_answer_tokens=data.max_answer_tokens,
-        chat_template=data.chat_template,
-    )
+    held_out = encode_task_rows(tokenizer, task.validation, data)
     return TaskResult(
         score=metric.score(sources, answers, references),
         nll=mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -155,11 +154,6 @@ class Scoreboard:
 def show(value: float | None, digits: int = 1) -> str:
     """A number for people; a dash for what is not known."""
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def escape(text: object) -> str:
-    """Text for HTML."""
-    return html.escape(str(text))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
