@@ -21,7 +21,7 @@ from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
-from seekr_lite.evaluation.evaluate import TaskResult, check_metrics, evaluate_task
+from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, check_metrics, evaluate_task
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.methods.memory import ReplayRow, choose_samples
@@ -220,7 +220,9 @@ class Learner:
 
     # ------------------------------------------------------------------ testing
 
-    def test(self, task_index: int, after: int | None, task: Task | None = None) -> TaskResult:
+    def test(
+        self, task_index: int, after: int | None, task: Task | None = None, draft: PredictionDraft | None = None
+    ) -> TaskResult:
         """Tests the model after task `after` (None: the bare base) on a task; nothing is tested twice."""
         adapter = None if after is None else self.method.adapter_for(task_index, after)
         if self.method.joint and adapter is not None:
@@ -232,7 +234,7 @@ class Learner:
                 self.listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance,
                 self.adapters.acting_as(adapter),
             ):
-                result = evaluate_task(self.adapters.model, self.base.tokenizer, task, self.recipe, advance)
+                result = evaluate_task(self.adapters.model, self.base.tokenizer, task, self.recipe, advance, draft)
             self._results[(adapter, task_index)] = result
         return self._results[(adapter, task_index)]
 

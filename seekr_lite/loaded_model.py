@@ -56,4 +56,4 @@ class LoadedModel:
             chat_template=data.chat_template,
         )
         limit = max_new_tokens or data.max_answer_tokens
-        return generate(self.model, self.tokenizer, encoded, limit, 1, lambda units: None)[0]
+        return next(generate(self.model, self.tokenizer, encoded, limit, 1, known={}))[0]

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
+from seekr_lite.evaluation.evaluate import PredictionDraft
 
 if TYPE_CHECKING:
     from seekr_lite.adapters import Snapshot
@@ -192,11 +193,15 @@ class RunFolder:
             for p in result.predictions
         ]
         write_text(self.predictions_path(after, task), "\n".join(lines) + "\n")
+        self.prediction_draft(after, task).path.unlink(missing_ok=True)
         self.record.evaluations.append(EvaluationRecord(after, task, result.score, result.nll))
         self.save()
 
     def predictions_path(self, after: int | None, task: str) -> Path:
         return self.path / "predictions" / ("base" if after is None else f"{after:02d}") / f"{task}.jsonl"
+
+    def prediction_draft(self, after: int | None, task: str) -> DraftFile:
+        return DraftFile(self.predictions_path(after, task).with_suffix(".draft.jsonl"))
 
     # ------------------------------------------------------------------ tasks handed over from Python
 
@@ -218,6 +223,42 @@ class RunFolder:
             return Task(**values)
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.task_path(name)}: damaged: {error}") from None
+
+
+class DraftFile(PredictionDraft):
+    """Predictions of a task that is being tested, one line each, in the order in which they come.
+
+    A stop may cut the last line; then that row's batch is generated again. A line counts only while the test rows are
+    what they were: row number and prompt must agree.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def known(self, prompts: Sequence[str]) -> dict[int, str]:
+        if not self.path.is_file():
+            return {}
+        found: dict[int, str] = {}
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                values = json.loads(line)
+                row, prompt, prediction = int(values["row"]), values["prompt"], str(values["prediction"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            if 0 <= row < len(prompts) and prompts[row] == prompt:
+                found[row] = prediction
+        return found
+
+    def add(self, predictions: Mapping[int, tuple[str, str]]) -> None:
+        if not predictions:
+            return
+        lines = [
+            json.dumps({"row": row, "prompt": prompt, "prediction": text}, ensure_ascii=False)
+            for row, (prompt, text) in predictions.items()
+        ]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n" + "\n".join(lines) + "\n")  # the first break ends a line that a stop has cut
 
 
 def versions() -> dict[str, str]:

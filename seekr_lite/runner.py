@@ -175,7 +175,10 @@ def evaluate_after(
     """The planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
         if round_after == after and folder.evaluation(after, tasks[task].name) is None:
-            folder.save_evaluation(after, tasks[task].name, learner.test(task, after, tasks[task]))
+            name = tasks[task].name
+            folder.save_evaluation(
+                after, name, learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
+            )
 
 
 def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import seekr_lite as sl
 from seekr_lite.methods.registry import METHODS
-from seekr_lite.progress import Listener
+from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -142,3 +143,35 @@ def test_a_loaded_model_answers_as_the_run_did(small_recipe: MakeRecipe) -> None
     assert model.generate(row["prompt"], max_new_tokens=4) == row["prediction"]
     with pytest.raises(sl.UserError, match='did you mean "shade"'):
         run.load_model(after="shad")
+
+
+class StopsTesting(Listener):
+    """Stops in the middle of the first test, as a power cut would."""
+
+    @contextmanager
+    def phase(self, description: str, total: int) -> Iterator[Advance]:
+        def advance(units: int) -> None:
+            if description.startswith("testing"):
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_predictions_are_on_disk_while_a_task_is_tested_and_are_not_made_again(
+    small_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe(evaluate={"batch_tokens": 1})
+    sl.run(recipe, output=tmp_path / "whole", listener=QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        sl.run(recipe, output=tmp_path / "stopped", listener=StopsTesting())
+    draft = tmp_path / "stopped" / "predictions" / "00" / "shade.draft.jsonl"
+    first = json.loads(draft.read_text().split("\n")[1])
+    draft.write_text(json.dumps(first | {"prediction": "kept"}) + '\n{"row": 1, "pro')
+    sl.run(recipe, output=tmp_path / "stopped", listener=QUIET)
+    rows = {
+        name: [json.loads(line) for line in (tmp_path / name / "predictions/00/shade.jsonl").read_text().splitlines()]
+        for name in ("whole", "stopped")
+    }
+    rows["whole"][first["row"]] |= {"prediction": "kept", "score": rows["stopped"][first["row"]]["score"]}
+    assert rows["stopped"] == rows["whole"]
+    assert not draft.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,17 @@ class TaskResult:
     predictions: tuple[Prediction, ...]
 
 
+class PredictionDraft:
+    """Where predictions go while a task is being tested; this one forgets them (`run_folder.py` has one on disk)."""
+
+    def known(self, prompts: Sequence[str]) -> dict[int, str]:
+        """Row number -> prediction, of the rows that were predicted before the evaluation was stopped."""
+        return {}
+
+    def add(self, predictions: Mapping[int, tuple[str, str]]) -> None:
+        """Takes the rows of a batch: row number -> (prompt, prediction)."""
+
+
 def check_metrics(tasks: list[Task]) -> None:
     """Raises `UserError` where a task names a metric or an extraction that does not exist."""
     from seekr_lite.evaluation.extraction import EXTRACTIONS
@@ -51,8 +63,14 @@ def check_metrics(tasks: list[Task]) -> None:
                 )
 
 
-def evaluate_task(model: Any, tokenizer: Any, task: Task, recipe: Recipe, advance: Advance) -> TaskResult:
-    """Tests the model, as it is set up now, on the task's test rows and validation rows."""
+def evaluate_task(
+    model: Any, tokenizer: Any, task: Task, recipe: Recipe, advance: Advance, draft: PredictionDraft | None = None
+) -> TaskResult:
+    """Tests the model, as it is set up now, on the task's test rows and validation rows.
+
+    Args:
+        draft: keeps the predictions as they come, and offers those of an evaluation that was stopped.
+    """
     from seekr_lite.evaluation.extraction import EXTRACTIONS
     from seekr_lite.evaluation.metrics import METRICS
 
@@ -64,10 +82,17 @@ def evaluate_task(model: Any, tokenizer: Any, task: Task, recipe: Recipe, advanc
         chat_template=data.chat_template,
     )
     new_tokens = task.max_new_tokens or data.max_answer_tokens
-    written = generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, advance)
+    sources = [row.prompt for row in task.test]
+    draft = draft or PredictionDraft()
+    known = draft.known(sources)
+    by_row: dict[int, str] = {}
+    for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known):
+        draft.add({row: (sources[row], text) for row, text in texts.items() if row not in known})
+        by_row |= texts
+        advance(len(texts))
+    written = [by_row[row] for row in range(len(sources))]
     extract, metric = EXTRACTIONS[task.extraction], METRICS[task.metric]
     answers = [extract(text) for text in written]
-    sources = [row.prompt for row in task.test]
     references = [row.references or (row.answer,) for row in task.test]
     held_out = encode_task_rows(tokenizer, task.validation, data)
     return TaskResult(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.progress import Advance
 
 
 @torch.no_grad()
@@ -19,19 +18,26 @@ def generate(
     prompts: Sequence[EncodedExample],
     max_new_tokens: int,
     batch_tokens: int,
-    advance: Advance,
-) -> list[str]:
-    """What the model answers to each prompt, greedily, up to its end token or `max_new_tokens`.
+    known: Mapping[int, str],
+) -> Iterator[dict[int, str]]:
+    """What the model answers to each prompt, greedily, up to its end token or `max_new_tokens`; batch by batch.
 
     Args:
         model: the model with the right adapter active, in eval mode.
         prompts: encoded prompts without answers.
         batch_tokens: rows x (prompt + new tokens) of a batch stay below this.
+        known: answers by row from an earlier start; a batch of which all are known is not generated again. (Whole
+            batches only: in other company a row's sums may round differently.)
+
+    Yields:
+        Row number -> answer, for the rows of one batch.
     """
-    answers = [""] * len(prompts)
     lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
     device = next(model.parameters()).device
     for rows in split_by_tokens(lengths, batch_tokens):
+        if all(row in known for row in rows):
+            yield {row: known[row] for row in rows}
+            continue
         batch = collate([prompts[row] for row in rows], tokenizer.pad_token_id).to(device)
         output = model.generate(
             input_ids=batch.input_ids,
@@ -48,10 +54,7 @@ def generate(
             eos_token_id=tokenizer.eos_token_id,
         )
         new = output[:, batch.input_ids.shape[1] :]
-        for row, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            answers[row] = text
-        advance(len(rows))
-    return answers
+        yield dict(zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True))
 
 
 @torch.no_grad()
