@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from seekr_lite.attention.divergence import MapShape, attention_divergence, map_change, real_rows
+from seekr_lite.attention.divergence import NO_ROW, MapShape, all_rows, attention_divergence, map_change
 from seekr_lite.attention.importance import SensitivityRecorder
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.attention.tap import AttentionCall, HeadRecorder, Recorder, all_heads, tap
@@ -31,9 +31,9 @@ def some_heads(seed: int = 0) -> list[torch.Tensor]:
 
 
 def some_shape(window: int | None = None) -> MapShape:
-    rows = real_rows(PADDING, TOKENS)
-    rows[:, 4] = False  # a query row that is not compared
-    return MapShape(PADDING, rows, 0.7, window)
+    rows = all_rows(PADDING, TOKENS)
+    rows[:, 4] = NO_ROW  # a query row that is not compared
+    return MapShape(PADDING, rows, 0.7, window, consecutive=True)
 
 
 def gradients(heads: list[torch.Tensor], shape: MapShape, **options: Any) -> tuple[torch.Tensor, ...]:
@@ -60,7 +60,7 @@ def test_the_divergence_is_that_of_explicit_maps(window: int | None) -> None:
     shape = some_shape(window)
     for pair in range(PAIRS):
         rows = []
-        for row in torch.nonzero(shape.rows[pair]).flatten().tolist():
+        for row in shape.rows[pair][shape.counted[pair]].tolist():
             first = max(int(PADDING[pair]), 0 if window is None else row + 1 - window)
             student_row, teacher_row = (
                 (k[pair, first : row + 1] @ q[pair, row] * shape.scale).softmax(-1)
@@ -92,12 +92,32 @@ def test_chunks_do_not_matter(chunk_rows: int) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_chosen_rows_alone_are_the_maps_rows_among_all() -> None:
+    """What is gathered of a few query rows is what these rows have among all of them."""
+    heads, window = some_heads(), 3
+    wanted = torch.tensor([[1, 5, 6], [2, 6, NO_ROW], [3, 4, 5]])
+    among_all = torch.full((PAIRS, TOKENS), NO_ROW)
+    for pair in range(PAIRS):
+        kept = wanted[pair][wanted[pair] >= 0]
+        among_all[pair, kept] = kept
+    pair_index = torch.arange(PAIRS)[:, None]
+    gathered = [part[pair_index, wanted.clamp(min=0)] if index % 2 == 0 else part for index, part in enumerate(heads)]
+    value, grad_query, grad_key = gradients(gathered, MapShape(PADDING, wanted, 0.7, window))
+    expected, expected_query, expected_key = gradients(heads, MapShape(PADDING, among_all, 0.7, window, True))
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad_key, expected_key, rtol=1e-12, atol=1e-14)
+    counted = wanted >= 0
+    at = expected_query[pair_index, wanted.clamp(min=0)]
+    torch.testing.assert_close(grad_query[counted], at[counted], rtol=1e-12, atol=1e-14)
+    assert (grad_query[~counted] == 0).all()
+
+
 def test_more_left_padding_does_not_matter() -> None:
     heads, shape = some_heads(), some_shape(window=3)
     more = 2
     padded = [torch.cat([torch.full((PAIRS, more, SIZE), 9.0, dtype=part.dtype), part], dim=1) for part in heads]
-    rows = torch.cat([torch.zeros(PAIRS, more, dtype=torch.bool), shape.rows], dim=1)
-    value, *grads = gradients(padded, MapShape(PADDING + more, rows, shape.scale, shape.window))
+    rows = torch.cat([torch.full((PAIRS, more), NO_ROW), torch.where(shape.counted, shape.rows + more, NO_ROW)], dim=1)
+    value, *grads = gradients(padded, MapShape(PADDING + more, rows, shape.scale, shape.window, consecutive=True))
     expected, *expected_grads = gradients(heads, shape)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
@@ -108,7 +128,7 @@ def test_more_left_padding_does_not_matter() -> None:
 @pytest.mark.parametrize("measure", [attention_divergence, map_change])
 def test_what_padded_entries_hold_does_not_matter(measure: Any) -> None:
     heads, shape = some_heads(), some_shape()
-    padded = ~real_rows(PADDING, TOKENS)[..., None]
+    padded = (all_rows(PADDING, TOKENS) == NO_ROW)[..., None]
     changed = [torch.where(padded, 100.0 * other, part) for part, other in zip(heads, some_heads(1), strict=True)]
     assert torch.equal(measure(*changed, shape), measure(*heads, shape))
 
@@ -131,13 +151,13 @@ def test_sensitivity_is_the_mean_square_gradient_of_the_map(key_heads: int) -> N
         normal(batch, key_heads, tokens, size),
     )
     group = heads // key_heads
-    shape = MapShape(padding, real_rows(padding, tokens), size**-0.5)
+    shape = MapShape.of_all_rows(padding, tokens, size**-0.5)
     scores = query @ key.repeat_interleave(group, 1).transpose(2, 3) * shape.scale
-    maps = scores.masked_fill(~shape.allowed(0, tokens)[:, None], -torch.inf).softmax(-1).requires_grad_()
+    maps = scores.masked_fill(~shape.allowed(0, tokens, tokens)[:, None], -torch.inf).softmax(-1).requires_grad_()
     output = (maps @ value.repeat_interleave(group, 1)).transpose(1, 2)  # [b, n, h, d]
     recorder = SensitivityRecorder(padding)
     recorder.record(AttentionCall(0, query, key, value, output, shape.scale, None))
-    loss = (output * normal(batch, tokens, heads, size)).sin()[shape.rows].sum()
+    loss = (output * normal(batch, tokens, heads, size)).sin()[shape.counted].sum()
     loss.backward()
     assert maps.grad is not None
     expected = [maps.grad[row, :, pad:, pad:].square().mean((1, 2)) for row, pad in enumerate(padding.tolist())]
@@ -242,12 +262,9 @@ def test_recorded_heads_make_the_maps_of_the_model(make: Any) -> None:
     heads, tokens = model.config.num_attention_heads, batch.input_ids.shape[1]
     for layer, maps in enumerate(eager):
         seen = recorder.of(layer)
-        rows = real_rows(batch.padding, tokens)
-        shape = MapShape(
-            batch.padding.repeat_interleave(heads), rows.repeat_interleave(heads, 0), seen.scale, seen.window
-        )
+        shape = MapShape.of_all_rows(batch.padding.repeat_interleave(heads), tokens, seen.scale, seen.window)
         scores = seen.query @ seen.key.transpose(1, 2) * seen.scale
-        made = scores.masked_fill(~shape.allowed(0, tokens), -torch.inf).softmax(-1).view_as(maps)
+        made = scores.masked_fill(~shape.allowed(0, tokens, tokens), -torch.inf).softmax(-1).view_as(maps)
         for row, padding in enumerate(batch.padding.tolist()):
             torch.testing.assert_close(made[row, :, padding:], maps[row, :, padding:], rtol=1e-4, atol=1e-6)
 
@@ -266,7 +283,7 @@ def parameter_gradients(model: Any, checkpointing: bool) -> dict[str, torch.Tens
         loss = run(model, recorder)[batch.labels != -100].square().mean()
         for layer in recorder.pairs:
             student, old = recorder.of(layer), teacher_recorder.of(layer)
-            shape = MapShape(padding, real_rows(padding, batch.input_ids.shape[1]), student.scale, student.window)
+            shape = MapShape.of_all_rows(padding, batch.input_ids.shape[1], student.scale, student.window)
             loss = loss + attention_divergence(student.query, student.key, old.query, old.key, shape).mean()
         loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

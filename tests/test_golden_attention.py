@@ -79,7 +79,7 @@ class SeekrWithQueries(Seekr):
 
     drawn: list[list[list[int]]]  # by task and sample
 
-    def _queries(self, task: int, sample: int, tokens: int) -> list[int]:
+    def _queries(self, task: int, sample: int, tokens: int) -> list[int] | None:
         return self.drawn[task][sample]
 
 

@@ -1,7 +1,8 @@
 """How far two attention maps are apart, from queries and keys, without ever keeping a map.
 
-Maps are made in chunks of query rows and thrown away; the backward pass makes them again. Legend: p pairs of
-(sample, head), n tokens, d size of a head. Scores are at least fp32.
+Maps are made in chunks of query rows and thrown away. The gradient is taken along with the value, while the maps are
+there: what is kept for the backward pass is a gradient the size of the queries and keys. Legend: p pairs of (sample,
+head), m compared query rows, n tokens, d size of a head. Scores are at least fp32.
 """
 
 from __future__ import annotations
@@ -13,35 +14,51 @@ import torch
 
 OFFICIAL_EPSILON = 1e-8  # of the official SEEKR code: KL(P_t || P_s + 1e-8)
 CHUNK_ROWS = 128
+NO_ROW = -1  # in MapShape.rows: no query row stands here
 
 
 @dataclass(frozen=True)
 class MapShape:
-    """What of a map counts.
+    """What of the maps counts.
 
-    padding: `[p]`, pad tokens on the left. rows: `[p, n]` bool, the query rows that are compared (real tokens only).
+    padding: `[p]`, pad tokens on the left. rows: `[p, m]`, where the compared query rows stand among the n tokens,
+    ascending; NO_ROW fills up what is padding or shorter. consecutive: rows are 0..n-1, but for NO_ROW.
     """
 
     padding: torch.Tensor
     rows: torch.Tensor
     scale: float
     window: int | None = None
+    consecutive: bool = False
 
-    def allowed(self, first: int, last: int) -> torch.Tensor:
-        """`[p, rows, n]`: causal, inside the window, not padding; a padded query sees itself, to stay finite."""
-        tokens = self.rows.shape[1]
-        key = torch.arange(tokens, device=self.rows.device)
-        query = key[first:last, None]
-        causal = key <= query
+    @classmethod
+    def of_all_rows(cls, padding: torch.Tensor, tokens: int, scale: float, window: int | None = None) -> MapShape:
+        """Every real token's row is compared."""
+        return cls(padding, all_rows(padding, tokens), scale, window, consecutive=True)
+
+    @property
+    def counted(self) -> torch.Tensor:
+        """`[p, m]` bool: where a row stands."""
+        return self.rows >= 0
+
+    def keys_until(self, last: int, tokens: int) -> int:
+        """Keys after this one no row before row `last` can see."""
+        return min(last, tokens) if self.consecutive else tokens
+
+    def allowed(self, first: int, last: int, keys: int) -> torch.Tensor:
+        """`[p, rows, keys]`: causal, inside the window, not padding. No row sees key 0 only, to stay finite."""
+        key = torch.arange(keys, device=self.rows.device)
+        row = self.rows[:, first:last, None]  # [p, rows, 1]
+        seen = (key <= row) & (key >= self.padding[:, None, None])
         if self.window is not None:
-            causal = causal & (key > query - self.window)
-        real = key >= self.padding[:, None, None]
-        return (causal & real) | (key == query)
+            seen = seen & (key > row - self.window)
+        return seen | ((row < 0) & (key == 0))
 
 
-def real_rows(padding: torch.Tensor, tokens: int) -> torch.Tensor:
-    """`[p, n]` bool: the rows that are no padding."""
-    return torch.arange(tokens, device=padding.device) >= padding[:, None]
+def all_rows(padding: torch.Tensor, tokens: int) -> torch.Tensor:
+    """`[p, n]`: the positions of all real rows, NO_ROW for padding."""
+    rows = torch.arange(tokens, device=padding.device).expand(len(padding), tokens)
+    return rows.masked_fill(rows < padding[:, None], NO_ROW)
 
 
 def attention_divergence(
@@ -55,7 +72,7 @@ def attention_divergence(
 ) -> torch.Tensor:
     """Mean over the compared query rows of KL(teacher row, student row + epsilon): `[p]` (SEEKR, eq. 3).
 
-    All of query, key `[p, n, d]`. Gradients reach the student's query and key only. At epsilon 0 it is never
+    Queries `[p, m, d]`, keys `[p, n, d]`. Gradients reach the student's query and key only. At epsilon 0 it is never
     negative and zero for equal maps; otherwise it is at least -n epsilon.
     """
     result: torch.Tensor = _Divergence.apply(
@@ -76,9 +93,54 @@ def map_change(
     total = _zeros(shape, query)
     for first, last in _chunks(query.shape[1], chunk_rows):
         change = _maps(query, key, shape, first, last) - _maps(other_query, other_key, shape, first, last)
-        total += (change.square().sum(-1) * shape.rows[:, first:last]).sum(-1)
-    keys = query.shape[1] - shape.padding
-    return total / (shape.rows.sum(-1) * keys)
+        total += (change.square().sum(-1) * shape.counted[:, first:last]).sum(-1)
+    keys = key.shape[1] - shape.padding
+    return total / (shape.counted.sum(-1) * keys)
+
+
+@dataclass(frozen=True)
+class DivergenceAndGradient:
+    """value `[p]`; grad_query `[p, m, d]` and grad_key `[p, n, d]` of each pair's own value, or None."""
+
+    value: torch.Tensor
+    grad_query: torch.Tensor | None
+    grad_key: torch.Tensor | None
+
+
+def divergence_and_gradient(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    teacher_query: torch.Tensor,
+    teacher_key: torch.Tensor,
+    shape: MapShape,
+    epsilon: float,
+    with_gradient: bool,
+    chunk_rows: int = CHUNK_ROWS,
+) -> DivergenceAndGradient:
+    """The divergence in plain torch, chunk by chunk of query rows. `divergence_triton.py` has the same for GPUs."""
+    total = _zeros(shape, query)
+    share = shape.counted / shape.counted.sum(-1, keepdim=True)  # [p, m]; a row's share in the mean
+    grad_query = torch.zeros_like(query, dtype=total.dtype) if with_gradient else None
+    grad_key = torch.zeros_like(key, dtype=total.dtype) if with_gradient else None
+    for first, last in _chunks(query.shape[1], chunk_rows):
+        student = _maps(query, key, shape, first, last)  # [p, rows, keys]
+        teacher = _maps(teacher_query, teacher_key, shape, first, last)
+        row_share = share[:, first:last].to(total.dtype)
+        # xlogy: a masked entry has teacher 0 and adds 0, whatever the logarithm says.
+        row = (torch.xlogy(teacher, teacher) - torch.xlogy(teacher, student + epsilon)).sum(-1)
+        total += (row * row_share).sum(-1)
+        if grad_query is None or grad_key is None:
+            continue
+        if epsilon == 0:
+            scores = student - teacher
+        else:  # the softmax' Jacobian applied to dKL/dP_s = -P_t / (P_s + epsilon)
+            scores = student * teacher / -(student + epsilon)
+            scores -= student * scores.sum(-1, keepdim=True)
+        scores *= (row_share * shape.scale)[..., None]  # [p, rows, keys]
+        keys = scores.shape[-1]
+        grad_query[:, first:last] = scores @ key[:, :keys].to(scores.dtype)
+        grad_key[:, :keys] += scores.transpose(1, 2) @ query[:, first:last].to(scores.dtype)
+    return DivergenceAndGradient(total, grad_query, grad_key)
 
 
 class _Divergence(torch.autograd.Function):
@@ -93,48 +155,37 @@ class _Divergence(torch.autograd.Function):
         epsilon: float,
         chunk_rows: int,
     ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, teacher_query, teacher_key)
-        ctx.shape, ctx.epsilon, ctx.chunk_rows = shape, epsilon, chunk_rows
-        total = _zeros(shape, query)
-        for first, last in _chunks(query.shape[1], chunk_rows):
-            student = _maps(query, key, shape, first, last)
-            teacher = _maps(teacher_query, teacher_key, shape, first, last)
-            # xlogy: a masked entry has teacher 0 and adds 0, whatever the logarithm says.
-            row = (torch.xlogy(teacher, teacher) - torch.xlogy(teacher, student + epsilon)).sum(-1)
-            total += torch.where(shape.rows[:, first:last], row, 0.0).sum(-1)
-        return total / shape.rows.sum(-1)
+        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        result = divergence_and_gradient(query, key, teacher_query, teacher_key, shape, epsilon, needed, chunk_rows)
+        if result.grad_query is not None and result.grad_key is not None:
+            ctx.save_for_backward(_kept(result.grad_query, query), _kept(result.grad_key, key))
+            ctx.dtype = query.dtype
+        return result.value
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        query, key, teacher_query, teacher_key = ctx.saved_tensors
-        shape: MapShape = ctx.shape
-        weight = (grad / shape.rows.sum(-1))[:, None] * shape.rows  # [p, n]
-        grad_query = torch.zeros_like(query, dtype=grad.dtype)
-        grad_key = torch.zeros_like(key, dtype=grad.dtype)
-        for first, last in _chunks(query.shape[1], ctx.chunk_rows):
-            student = _maps(query, key, shape, first, last)
-            teacher = _maps(teacher_query, teacher_key, shape, first, last)
-            if ctx.epsilon == 0:
-                scores = student - teacher
-            else:  # the softmax' Jacobian applied to dKL/dP_s = -P_t / (P_s + epsilon)
-                ratio = -teacher / (student + ctx.epsilon)
-                scores = student * (ratio - (ratio * student).sum(-1, keepdim=True))
-            scores = scores * (weight[:, first:last, None] * shape.scale)  # [p, rows, n]
-            grad_query[:, first:last] = scores @ key.to(scores.dtype)
-            grad_key += scores.transpose(1, 2) @ query[:, first:last].to(scores.dtype)
-        return grad_query.to(query.dtype), grad_key.to(key.dtype), None, None, None, None, None
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_query, grad_key = ctx.saved_tensors
+        share = grad[:, None, None]
+        return (share * grad_query).to(ctx.dtype), (share * grad_key).to(ctx.dtype), None, None, None, None, None
+
+
+def _kept(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """In the inputs' precision, but for float16, whose range gradients before scaling would leave."""
+    return gradient if like.dtype == torch.float16 else gradient.to(like.dtype)
 
 
 def _maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, last: int) -> torch.Tensor:
-    """Attention probabilities of some query rows: `[p, rows, n]`."""
+    """Attention probabilities of some query rows, as far as they see: `[p, rows, keys]`."""
     precision = torch.promote_types(query.dtype, torch.float32)
-    scores = query[:, first:last].to(precision) @ key.to(precision).transpose(1, 2) * shape.scale
-    return scores.masked_fill(~shape.allowed(first, last), -torch.inf).softmax(-1)
+    keys = shape.keys_until(last, key.shape[1])
+    scores = query[:, first:last].to(precision) @ key[:, :keys].to(precision).transpose(1, 2) * shape.scale
+    return scores.masked_fill(~shape.allowed(first, last, keys), -torch.inf).softmax(-1)
 
 
 def _zeros(shape: MapShape, like: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(shape.rows), dtype=torch.promote_types(like.dtype, torch.float32), device=shape.rows.device)
 
 
-def _chunks(tokens: int, rows: int) -> list[tuple[int, int]]:
-    return [(first, min(first + rows, tokens)) for first in range(0, tokens, rows)]
+def _chunks(rows: int, size: int) -> list[tuple[int, int]]:
+    return [(first, min(first + size, rows)) for first in range(0, rows, size)]

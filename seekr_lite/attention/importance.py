@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from seekr_lite.attention.divergence import MapShape, map_change, real_rows
-from seekr_lite.attention.tap import AttentionCall, HeadRecorder, RecordedHeads, all_heads, select_heads
+from seekr_lite.attention.divergence import MapShape, all_rows, map_change
+from seekr_lite.attention.tap import AttentionCall, HeadRecorder, all_heads, select_heads
 
 
 class SensitivityRecorder:
@@ -28,7 +28,7 @@ class SensitivityRecorder:
         if not call.output.requires_grad:
             return
         tokens = call.value.shape[2]
-        real = real_rows(self.padding, tokens)  # [b, n]
+        real = all_rows(self.padding, tokens) >= 0  # [b, n]
         value = (call.value.detach() * real[:, None, :, None]).to(torch.promote_types(call.value.dtype, torch.float32))
         group = call.query.shape[1] // call.value.shape[1]
         value_gram = (value.transpose(2, 3) @ value).repeat_interleave(group, dim=1)  # [b, h, d, d]
@@ -45,23 +45,21 @@ class SensitivityRecorder:
 class ChangeRecorder:
     """Mean square difference between the maps recorded before and the maps that pass by now, for all heads."""
 
-    def __init__(self, before: HeadRecorder, padding: torch.Tensor, rows: torch.Tensor | None = None) -> None:
+    def __init__(self, before: HeadRecorder, padding: torch.Tensor, queries: torch.Tensor | None = None) -> None:
         self.before = before
         self.padding = padding  # [b]
-        self.rows = rows  # [b, n] bool, the compared query rows; None: all real ones
+        self.queries = queries  # [b, m], the compared query rows; None: all real ones
         self.layers: dict[int, torch.Tensor] = {}  # layer -> [b, heads]
 
     def record(self, call: AttentionCall) -> None:
         batch, heads, tokens = call.query.shape[:3]
-        now: RecordedHeads = select_heads(call, all_heads(batch, heads, call.query.device))
+        now = select_heads(call, all_heads(batch, heads, call.query.device, self.queries))
         then = self.before.of(call.layer)
-        rows = real_rows(self.padding, tokens) if self.rows is None else self.rows
-        shape = MapShape(
-            self.padding.repeat_interleave(heads),
-            rows.repeat_interleave(heads, dim=0),
-            call.scale,
-            call.window,
-        )
+        padding = self.padding.repeat_interleave(heads)
+        if self.queries is None:
+            shape = MapShape.of_all_rows(padding, tokens, call.scale, call.window)
+        else:
+            shape = MapShape(padding, self.queries.repeat_interleave(heads, dim=0), call.scale, call.window)
         self.layers[call.layer] = map_change(now.query, now.key, then.query, then.key, shape).view(batch, heads)
 
 

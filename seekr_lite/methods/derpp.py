@@ -90,7 +90,8 @@ class DarkExperienceReplay(Replay):
 def _scatter(heads: LayerHeads, layer: int, mask: torch.Tensor, part: RecordedHeads) -> None:
     """Puts the pairs of one task where they belong among the pairs of the whole batch."""
     if layer not in heads:
-        empty = part.query.new_empty(len(mask), *part.query.shape[1:])
-        heads[layer] = RecordedHeads(empty, torch.empty_like(empty), part.scale, part.window)
+        size = len(mask)
+        query, key = part.query.new_empty(size, *part.query.shape[1:]), part.key.new_empty(size, *part.key.shape[1:])
+        heads[layer] = RecordedHeads(query, key, part.scale, part.window)
     heads[layer].query[mask] = part.query
     heads[layer].key[mask] = part.key

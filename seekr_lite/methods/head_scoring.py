@@ -24,12 +24,12 @@ def score_heads(
     samples: Sequence[EncodedExample],
     before: int | None,
     after: int,
-    queries: Sequence[Sequence[int]],
+    queries: Sequence[Sequence[int] | None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sensitivity (normalised over each layer's heads) and forgettability, both `[layers, heads]`, on the host.
 
     The student must be the model after task `after`. `before` None is the bare base. `queries[i]` are the query
-    rows of sample i that forgettability compares.
+    rows of sample i that forgettability compares, None: all.
     """
     model = adapters.model
     with tap(adapters.base.model):
@@ -74,13 +74,13 @@ def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.
 
 
 def _sample_change(
-    adapters: AdapterSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int]
+    adapters: AdapterSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int] | None
 ) -> dict[int, torch.Tensor]:
     config = adapters.base.model.config.get_text_config()
-    pairs = all_heads(1, config.num_attention_heads, batch.labels.device)
+    device = batch.labels.device
+    rows = None if queries is None else torch.tensor([queries], device=device)  # a sample alone is not padded
+    pairs = all_heads(1, config.num_attention_heads, device, rows)
     then = HeadRecorder({layer: pairs for layer in range(config.num_hidden_layers)})
-    rows = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
-    rows[0, torch.tensor(queries, device=rows.device) + batch.padding[0]] = True
     now = ChangeRecorder(then, batch.padding, rows)
     for index, recorder in ((before, then), (after, now)):
         with adapters.acting_as(index):

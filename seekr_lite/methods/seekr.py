@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from seekr_lite.adapters import AdapterSequence
-from seekr_lite.attention.divergence import MapShape, attention_divergence, real_rows
+from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_divergence
 from seekr_lite.attention.importance import HeadScores, accumulated_importance
 from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
 from seekr_lite.attention.tap import HeadPairs
@@ -41,13 +41,16 @@ class Seekr(DarkExperienceReplay):
 
     def watched_heads(self, replay: ReplayBatch) -> LayerPairs:
         device = replay.batch.labels.device
+        queries = self._query_rows(replay)
         by_layer: dict[int, list[tuple[int, int]]] = {}
         for index, row in enumerate(replay.rows):
             for layer, head in self.chosen[row.task]:
                 by_layer.setdefault(layer, []).append((index, head))
-        return {
-            layer: HeadPairs(*torch.tensor(pairs, device=device).unbind(1)) for layer, pairs in sorted(by_layer.items())
-        }
+        watched: LayerPairs = {}
+        for layer, pairs in sorted(by_layer.items()):
+            rows, heads = torch.tensor(pairs, device=device).unbind(1)
+            watched[layer] = HeadPairs(rows, heads, None if queries is None else queries[rows])
+        return watched
 
     def attention_term(
         self,
@@ -63,38 +66,36 @@ class Seekr(DarkExperienceReplay):
         that holds no head there counts 0); the loss is the mean over the layers that some row of the step holds.
         """
         layers = {layer for task in totals.tasks for layer, _ in self.chosen[task]}
-        rows = self._query_rows(replay)  # [r, n]
         total = replay.batch.labels.new_zeros((), dtype=torch.float32)
         for layer, chosen in pairs.items():
-            shape = MapShape(
-                replay.batch.padding[chosen.rows],
-                rows[chosen.rows],
-                student[layer].scale,
-                student[layer].window,
-            )
-            divergence = attention_divergence(
-                student[layer].query, student[layer].key, teacher[layer].query, teacher[layer].key, shape
-            )  # [pairs]
+            own, old = student[layer], teacher[layer]
+            padding = replay.batch.padding[chosen.rows]
+            if chosen.queries is None:
+                shape = MapShape.of_all_rows(padding, own.key.shape[1], own.scale, own.window)
+            else:
+                shape = MapShape(padding, chosen.queries, own.scale, own.window)
+            divergence = attention_divergence(own.query, own.key, old.query, old.key, shape)  # [pairs]
             heads_of_row = torch.bincount(chosen.rows, minlength=len(replay.rows))
             total = total + (divergence / heads_of_row[chosen.rows]).sum()
         return LossTerm("attention_distillation", total / (totals.rows * len(layers)), self.settings.attention_weight)
 
-    def _query_rows(self, replay: ReplayBatch) -> torch.Tensor:
-        """Which query rows of each batch row are compared: `[r, n]` bool."""
-        padding, tokens = replay.batch.padding, replay.batch.labels.shape[1]
-        rows = real_rows(padding, tokens)
-        if self.settings.query_budget == "all":
-            return rows
-        chosen = torch.zeros_like(rows)
-        for index, row in enumerate(replay.rows):
-            queries = self._queries(row.task, row.sample, len(row.encoded.input_ids))
-            chosen[index, torch.tensor(queries, device=rows.device) + padding[index]] = True
-        return chosen
+    def _query_rows(self, replay: ReplayBatch) -> torch.Tensor | None:
+        """The query rows of each batch row that are compared: `[r, m]`, NO_ROW where a row has fewer; None: all."""
+        rows = [self._queries(row.task, row.sample, len(row.encoded.input_ids)) for row in replay.rows]
+        lengths = [len(row.encoded.input_ids) for row in replay.rows]
+        if all(chosen is None for chosen in rows):
+            return None
+        listed = [chosen or list(range(length)) for chosen, length in zip(rows, lengths, strict=True)]
+        table = torch.full((len(rows), max(map(len, listed))), NO_ROW)
+        for index, chosen in enumerate(listed):
+            padding = replay.batch.labels.shape[1] - lengths[index]
+            table[index, : len(chosen)] = torch.tensor(chosen) + padding
+        return table.to(replay.batch.labels.device)
 
-    def _queries(self, task: int, sample: int, tokens: int) -> list[int]:
-        """The compared query rows of a sample, counted from its first real token: drawn once and for all."""
+    def _queries(self, task: int, sample: int, tokens: int) -> list[int] | None:
+        """The compared query rows of a sample, counted from its first real token, drawn once and for all; None: all."""
         if self.settings.query_budget == "all" or self.settings.query_budget >= tokens:
-            return list(range(tokens))
+            return None
         return sorted(
             generator_for(self.seed, "queries", task, sample).sample(range(tokens), self.settings.query_budget)
         )
