@@ -303,8 +303,8 @@ def print_table(lines: list[Line]) -> None:
     for line in lines:
         if line.within_rounding:
             console.print(
-                f"{line.source}, {line.quantity}: {line.within_rounding} above {RELATIVE:.0e} where the product cancels, "
-                "and within one fp32 unit of its lengths: the official number itself is no nearer.",
+                f"{line.source}, {line.quantity}: {line.within_rounding} above {RELATIVE:.0e}, where the product "
+                "cancels, and within one fp32 unit of its lengths: the official number itself is no nearer.",
                 markup=False,
             )
 

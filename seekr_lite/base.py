@@ -93,7 +93,7 @@ def load_base(settings: BaseSettings) -> Base:
             quantization_config=quantization_config(settings.quantization, dtype),
             dtype=dtype,
             device_map={"": device},
-            attn_implementation="sdpa",
+            attn_implementation=settings.attention,
             use_safetensors=True,
             trust_remote_code=False,
         )
@@ -199,6 +199,11 @@ def _explain(model: str, error: BaseException) -> str:
     if "trust_remote_code" in text or "custom code" in text:
         return (
             "this model brings its own code, which seekr-lite never runs; use an architecture that transformers knows"
+        )
+    if "scaled_dot_product_attention" in text or "attn_implementation" in text or "FlashAttention" in text:
+        return (
+            f"this model cannot run with base.attention as it is set, here: {str(error).splitlines()[0]} "
+            'Others are "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", and "eager" (not for seekr)'
         )
     if is_folder and "safetensors" in text:
         return "the folder holds no safetensors weights (model.safetensors), and other formats are never loaded"

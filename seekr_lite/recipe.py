@@ -47,6 +47,9 @@ class BaseSettings(Section):
         "auto", description="What is computed in: auto is bfloat16 on a GPU that has it, float32 on a CPU."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one.")
+    attention: Literal["sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"] = Field(
+        "sdpa", description="transformers' attention kernel; SEEKR looks into all but eager. flash needs its package."
+    )
     revision: str | None = Field(None, description="A commit or tag of the hub id, to pin it.")
 
 
@@ -129,8 +132,9 @@ class MethodSettings(Section):
     logits_weight: Weight = Field(0.5, description="Distillation of logits on replay rows (derpp, seekr).")
     logits_positions: Literal["predictions", "labels"] = Field(
         "predictions",
-        description="predictions: the positions that predict the answer (shifted). "
-        "labels: the positions that hold it, as in the official code.",
+        description="predictions: the positions that predict the answer, which are what the model says of it. "
+        "labels: the positions that hold it, one to the right, as in the official code: it skips the answer's first "
+        "token and distils what comes after its end.",
     )
     attention_weight: Weight = Field(1000.0, description="Distillation of attention maps (seekr).")
     layer_budget: Budget = Field(0.75, description="Layers whose heads may be held: a number, a share, or all.")

@@ -129,12 +129,13 @@ def run(
         from seekr_lite.report.console import Console
 
         listener = Console()
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"))
+    learner = Learner(recipe, base, listeners)  # before a folder is made: it refuses bases that a method cannot use
     folder = folder or RunFolder.create(path, recipe)
     for task in tasks:
         folder.save_task(task)
     folder.write_recipe(recipe)
-    listeners = Listeners(listener, LogFile(folder.path / "log.jsonl"))
-    carry_on(folder, Learner(recipe, base, listeners), sequence, listeners)
+    carry_on(folder, learner, sequence, listeners)
     return Run(folder)
 
 

@@ -51,3 +51,21 @@ def test_a_gpu_that_is_not_there() -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(UserError, match="sees no GPU"):
         load_base(BaseSettings(model="tiny", device="cuda"))
+
+
+def test_a_kernel_that_the_model_does_not_have_says_which_key_to_change(tmp_path: Path) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=41,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+    ).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"cannot run with base\.attention as it is set"):
+        load_base(BaseSettings(model=str(tmp_path), device="cpu"))

@@ -38,6 +38,7 @@ MISTAKES = {
     "a row without answer": (JSONL, "row 1: there is no `answer`"),
     "an empty split": (JSONL, "no rows"),
     "a head budget above the heads": (("--set", "method.head_budget=17"), "method.head_budget = 17"),
+    "attention that cannot be looked into": (("--set", "base.attention=eager"), 'attention implementation "eager"'),
     "a model that is not there": (("--set", "base.model=models/none-here"), "models/none-here"),
 }
 TRAIN = {"broken JSON": "{broken\n", "a row without answer": '{"prompt": "a"}\n', "an empty split": ""}

@@ -92,7 +92,9 @@ def map_change(
     """Mean over compared query rows and real keys of the squared difference of two maps: `[p]` (SEEKR, eq. 6)."""
     total = _zeros(shape, query)
     for first, last in _chunks(query.shape[1], chunk_rows):
-        change = _maps(query, key, shape, first, last) - _maps(other_query, other_key, shape, first, last)
+        change = attention_maps(query, key, shape, first, last) - attention_maps(
+            other_query, other_key, shape, first, last
+        )
         total += (change.square().sum(-1) * shape.counted[:, first:last]).sum(-1)
     keys = key.shape[1] - shape.padding
     return total / (shape.counted.sum(-1) * keys)
@@ -123,8 +125,8 @@ def divergence_and_gradient(
     grad_query = torch.zeros_like(query, dtype=total.dtype) if with_gradient else None
     grad_key = torch.zeros_like(key, dtype=total.dtype) if with_gradient else None
     for first, last in _chunks(query.shape[1], chunk_rows):
-        student = _maps(query, key, shape, first, last)  # [p, rows, keys]
-        teacher = _maps(teacher_query, teacher_key, shape, first, last)
+        student = attention_maps(query, key, shape, first, last)  # [p, rows, keys]
+        teacher = attention_maps(teacher_query, teacher_key, shape, first, last)
         row_share = share[:, first:last].to(total.dtype)
         # xlogy: a masked entry has teacher 0 and adds 0, whatever the logarithm says.
         row = (torch.xlogy(teacher, teacher) - torch.xlogy(teacher, student + epsilon)).sum(-1)
@@ -175,7 +177,7 @@ def _kept(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return gradient if like.dtype == torch.float16 else gradient.to(like.dtype)
 
 
-def _maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, last: int) -> torch.Tensor:
+def attention_maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, last: int) -> torch.Tensor:
     """Attention probabilities of some query rows, as far as they see: `[p, rows, keys]`."""
     precision = torch.promote_types(query.dtype, torch.float32)
     keys = shape.keys_until(last, key.shape[1])

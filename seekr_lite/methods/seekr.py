@@ -14,6 +14,7 @@ from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_divergen
 from seekr_lite.attention.importance import HeadScores, accumulated_importance
 from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
 from seekr_lite.attention.tap import HeadPairs
+from seekr_lite.attention.tappable import check_tappable
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.derpp import DarkExperienceReplay, LayerHeads, LayerPairs
 from seekr_lite.methods.head_scoring import score_heads
@@ -31,6 +32,7 @@ class Seekr(DarkExperienceReplay):
 
     def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)
+        check_tappable(adapters.base.model)
         config = adapters.base.model.config.get_text_config()
         self.shape = (int(config.num_hidden_layers), int(config.num_attention_heads))
         self.budgets = resolve_budgets(settings, *self.shape)
