@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,9 @@ from seekr_lite.recipe import Recipe
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared"
 
+# The same examples every time, and no deadline: a busy machine is no error.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)  # the built-in base is so small that threads only wait for each other
 
 

@@ -71,27 +71,6 @@ def test_the_divergence_is_that_of_explicit_maps(window: int | None) -> None:
         torch.testing.assert_close(actual, torch.stack(rows).mean())
 
 
-def test_equal_maps_have_no_divergence() -> None:
-    query, key, *_ = some_heads()
-    assert (attention_divergence(query, key, query, key, some_shape(), epsilon=0.0) == 0).all()
-
-
-@pytest.mark.parametrize("distance", [1e-6, 1e-3, 1.0, 5.0])
-def test_the_divergence_is_never_negative(distance: float) -> None:
-    for seed in range(20):
-        query, key, other_query, other_key = some_heads(seed)
-        student = query + distance * other_query, key + distance * other_key
-        divergence = attention_divergence(*student, query, key, some_shape(), epsilon=0.0)
-        assert (divergence > -1e-15).all()  # rounding of sums of numbers up to 1 in fp64
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 2, 3, TOKENS])
-def test_chunks_do_not_matter(chunk_rows: int) -> None:
-    heads, shape = some_heads(), some_shape(window=3)
-    for actual, expected in zip(gradients(heads, shape, chunk_rows=chunk_rows), gradients(heads, shape), strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
-
-
 def test_chosen_rows_alone_are_the_maps_rows_among_all() -> None:
     """What is gathered of a few query rows is what these rows have among all of them."""
     heads, window = some_heads(), 3
@@ -110,19 +89,6 @@ def test_chosen_rows_alone_are_the_maps_rows_among_all() -> None:
     at = expected_query[pair_index, wanted.clamp(min=0)]
     torch.testing.assert_close(grad_query[counted], at[counted], rtol=1e-12, atol=1e-14)
     assert (grad_query[~counted] == 0).all()
-
-
-def test_more_left_padding_does_not_matter() -> None:
-    heads, shape = some_heads(), some_shape(window=3)
-    more = 2
-    padded = [torch.cat([torch.full((PAIRS, more, SIZE), 9.0, dtype=part.dtype), part], dim=1) for part in heads]
-    rows = torch.cat([torch.full((PAIRS, more), NO_ROW), torch.where(shape.counted, shape.rows + more, NO_ROW)], dim=1)
-    value, *grads = gradients(padded, MapShape(PADDING + more, rows, shape.scale, shape.window, consecutive=True))
-    expected, *expected_grads = gradients(heads, shape)
-    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
-    for grad, expected_grad in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad[:, more:], expected_grad, rtol=1e-12, atol=1e-14)
-        assert (grad[:, :more] == 0).all()
 
 
 @pytest.mark.parametrize("measure", [attention_divergence, map_change])

@@ -83,7 +83,7 @@ def test_prompts_to_generate_from_are_the_prompts_that_were_learned(tokenizer: A
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(prompt=TEXTS, answer=TEXTS, max_prompt=st.integers(1, 30), max_answer=st.integers(1, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_truncation_laws(name: str, prompt: str, answer: str, max_prompt: int, max_answer: int) -> None:
     tokenizer = TOKENIZERS[name]
     whole_prompt, whole_answer = _parts(_encode(tokenizer, prompt, answer))
@@ -138,7 +138,7 @@ def test_chat_template_wraps_the_prompt() -> None:
 
 
 @given(prompt=TEXTS, answer=TEXTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_answers_apart_keep_their_text_with_a_tokenizer_like_llama_2(prompt: str, answer: str) -> None:
     # Such a tokenizer writes a space as "\u2581" and puts one before every text: what is learned apart
     # must decode to the answer, as generated tokens are decoded.

@@ -121,13 +121,13 @@ def divergence_and_gradient(
 ) -> DivergenceAndGradient:
     """The divergence in plain torch, chunk by chunk of query rows. `divergence_triton.py` has the same for GPUs."""
     total = _zeros(shape, query)
-    share = shape.counted / shape.counted.sum(-1, keepdim=True)  # [p, m]; a row's share in the mean
+    share = shape.counted.to(total.dtype) / shape.counted.sum(-1, keepdim=True)  # [p, m]; a row's share in the mean
     grad_query = torch.zeros_like(query, dtype=total.dtype) if with_gradient else None
     grad_key = torch.zeros_like(key, dtype=total.dtype) if with_gradient else None
     for first, last in _chunks(query.shape[1], chunk_rows):
         student = attention_maps(query, key, shape, first, last)  # [p, rows, keys]
         teacher = attention_maps(teacher_query, teacher_key, shape, first, last)
-        row_share = share[:, first:last].to(total.dtype)
+        row_share = share[:, first:last]
         # xlogy: a masked entry has teacher 0 and adds 0, whatever the logarithm says.
         row = (torch.xlogy(teacher, teacher) - torch.xlogy(teacher, student + epsilon)).sum(-1)
         total += (row * row_share).sum(-1)
