@@ -118,7 +118,7 @@ class TrainSettings(Section):
 class MethodSettings(Section):
     """`[method]`: how old tasks are kept. Keys that a method does not use are ignored by it."""
 
-    name: str = Field("seekr", min_length=1, description="A name in `seekr_lite.methods.METHODS`.")
+    name: str = Field("seekr", min_length=1, description="sequential, replay, derpp, seekr, joint or isolated.")
     replay_fraction: Fraction = Field(0.01, description="Share of a task's training rows kept; at least one row.")
     replay_choice: Literal["random", "first"] = Field("random", description="first is what the official code does.")
     replay_passes: Annotated[float, Field(gt=0, le=10_000)] = Field(

@@ -271,3 +271,9 @@ def test_problems_between_keys_are_told_with_the_others(tmp_path: Path) -> None:
     assert "4 problems" in message
     for part in ("bad.toml:8: train.learning_rate", "more than once", "1 numbers for 2 tasks", 'did you mean "seekr"'):
         assert part in message
+
+
+def test_the_recipe_reference_is_current() -> None:
+    from scripts.make_recipe_reference import TARGET, reference
+
+    assert TARGET.read_text(encoding="utf-8") == reference(), "run scripts/make_recipe_reference.py"
