@@ -2,7 +2,7 @@
 
     python benchmarks/method_cost.py RECIPE [--methods replay seekr] [--repeats 2] [--set KEY=VALUE] [--output FILE]
 
-Each run is a process of its own, as a user starts it, in a folder that is thrown away. Methods take turns (a b, b a, ...),
+Each run is a process of its own, as a user starts it, in a folder that is thrown away. Methods take turns (a b, b a),
 so that a machine that slows down slows both. Printed are medians: the whole run, and the part of it that is learning
 (replay, teacher passes and head scoring included), each as a ratio to the first method.
 """
