@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,8 @@ from seekr_lite.methods.schedule import Step, plan_epoch, steps_per_epoch
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import generator_for, seed_for
+
+GRADIENT_NORMS_EVERY = 50  # steps; each time costs one more backward pass of a micro-batch per loss term
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Learner:
         stage, started = len(self.adapters.snapshots), time.monotonic()
         self.adapters.start_task(self.method.starts_from_previous)
         self.method.prepare_task(stage)
-        with tap(self.base.model):
+        with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
             steps = self._train(stage, tasks)
         snapshot = self.adapters.finish_task()
         samples = self._choose_memory(stage, tasks)
@@ -130,7 +133,8 @@ class Learner:
             for epoch in range(epochs):
                 for step in plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order):
                     rate = scheduler.get_last_lr()[0]
-                    terms = self._accumulate(step, rows, old)
+                    norms: dict[str, float] | None = {} if done % GRADIENT_NORMS_EVERY == 0 else None
+                    terms = self._accumulate(step, rows, old, norms)
                     norm = torch.nn.utils.clip_grad_norm_(self.adapters.trainable_parameters(), settings.clip_norm)
                     self._check_finite(float(norm), tasks, step)
                     optimizer.step()
@@ -145,14 +149,22 @@ class Learner:
                         learning_rate=rate,
                         gradient_norm=float(norm),
                         **terms,
+                        **({"term_gradient_norms": norms} if norms else {}),
                     )
                     advance(1)
         self.adapters.model.eval()
         return done
 
-    def _accumulate(self, step: Step, rows: Sequence[EncodedExample], old: Sequence[ReplayRow]) -> dict[str, float]:
+    def _accumulate(
+        self,
+        step: Step,
+        rows: Sequence[EncodedExample],
+        old: Sequence[ReplayRow],
+        norms: dict[str, float] | None = None,
+    ) -> dict[str, float]:
         """Gradients of one optimizer step, summed over its micro-batches; returns the value of each loss term.
 
+        `norms` takes the gradient norm of each weighted term, of its first micro-batch: which term pulls how hard.
         A row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old).
         """
         replay_weight = self.recipe.method.replay_weight
@@ -164,7 +176,7 @@ class Learner:
             totals = StepTotals(sum(row.answer_length for row in chosen), len(chosen))
             for group in self._micro_batches(chosen):
                 batch = collate([chosen[index] for index in group], pad).to(device)
-                self._backward(self.method.new_task_loss(batch, totals), len(step.new) / weight_sum, values)
+                self._backward(self.method.new_task_loss(batch, totals), len(step.new) / weight_sum, values, norms)
         if step.replay and replay_weight:
             past = [old[index] for index in step.replay]
             totals = StepTotals(
@@ -174,14 +186,27 @@ class Learner:
                 members = [past[index] for index in group]
                 batch = collate([row.encoded for row in members], pad).to(device)
                 terms = self.method.replay_loss(ReplayBatch(batch, members), totals)
-                self._backward(terms, replay_weight * len(step.replay) / weight_sum, values)
+                self._backward(terms, replay_weight * len(step.replay) / weight_sum, values, norms)
         return values
 
-    def _backward(self, terms: Sequence[LossTerm], share: float, values: dict[str, float]) -> None:
+    def _backward(
+        self, terms: Sequence[LossTerm], share: float, values: dict[str, float], norms: dict[str, float] | None
+    ) -> None:
+        if norms is not None:
+            for term in terms:
+                if term.name not in norms:
+                    norms[term.name] = self._gradient_norm(share * term.weight * term.value)
         loss = torch.stack([term.weight * term.value for term in terms]).sum() * share
         loss.backward()  # type: ignore[no-untyped-call]
         for term in terms:
             values[term.name] = values.get(term.name, 0.0) + float(term.value.detach())
+
+    def _gradient_norm(self, loss: torch.Tensor) -> float:
+        """L2 norm of the gradient; the graph and the parameters' own gradients stay as they are."""
+        gradients = torch.autograd.grad(
+            loss, self.adapters.trainable_parameters(), retain_graph=True, allow_unused=True
+        )
+        return float(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
 
     def _micro_batches(self, rows: Sequence[EncodedExample]) -> list[list[int]]:
         return split_by_tokens([len(row.input_ids) for row in rows], self.recipe.train.micro_batch_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import seekr_lite as sl
 from seekr_lite.attention.tap import tap
 from seekr_lite.learner import Learner, learning_rate_factor
 from seekr_lite.methods.schedule import Step
+from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.runner import gather_tasks
 
@@ -48,6 +50,45 @@ def test_checkpointing_changes_nothing(small_recipe: Callable[..., Recipe]) -> N
     checkpointed = step_gradients(recipe.with_(train={"checkpointing": True}))
     for one, other in zip(plain, checkpointed, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_methods_without_attention_run_on_any_kernel(small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(method={"name": "derpp"}, base={"attention": "eager"})
+    learner = Learner(recipe)
+    assert learner.learn(gather_tasks(recipe, None, ())[0]).steps > 0
+
+
+class Steps(Listener):
+    """Keeps the events of optimizer steps."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def event(self, kind: str, **values: Any) -> None:
+        if kind == "step":
+            self.seen.append(values)
+
+
+def test_the_log_says_how_hard_each_term_pulls(
+    small_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The norms are of weighted terms, and measuring them changes nothing."""
+    adapters = []
+    for every in (1, 10**9):
+        monkeypatch.setattr("seekr_lite.learner.GRADIENT_NORMS_EVERY", every)
+        steps = Steps()
+        recipe = small_recipe()
+        learner = Learner(recipe, listener=steps)
+        for task in gather_tasks(recipe, None, ()):
+            learner.learn(task)
+        adapters.append(learner.adapters.snapshots[-1].weights)
+        if every == 1:
+            norms = [step["term_gradient_norms"] for step in steps.seen]
+            assert set(norms[0]) == {"cross_entropy"}
+            replayed = [one for one in norms if "attention_distillation" in one]
+            assert replayed
+            assert all(norm > 0 for one in norms for norm in one.values())
+    assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_reason(small_recipe: Callable[..., Recipe]) -> None:

@@ -71,6 +71,7 @@ class Method:
     replays: ClassVar[bool] = False  # keeps a memory and replays it
     joint: ClassVar[bool] = False  # one stage of all tasks
     starts_from_previous: ClassVar[bool] = True  # adapter k goes on from adapter k-1
+    looks_into_attention: ClassVar[bool] = False  # trains inside the tap
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
 
     def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:

@@ -28,6 +28,7 @@ class Seekr(DarkExperienceReplay):
 
     name = "seekr"
     summary = "DER++, and distillation of the attention maps of the heads that matter most"
+    looks_into_attention = True
     state_folder = "heads"
 
     def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
