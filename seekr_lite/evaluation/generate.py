@@ -60,7 +60,8 @@ def generate(
 @torch.no_grad()
 def mean_answer_nll(model: Any, rows: Sequence[EncodedExample], pad_token_id: int, batch_tokens: int) -> float | None:
     """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows."""
-    from seekr_lite.methods.losses import answer_labels, answer_logits, answer_span, cross_entropy_sum
+    from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
+    from seekr_lite.methods.losses import cross_entropy_sum
 
     if not rows:
         return None
@@ -69,6 +70,6 @@ def mean_answer_nll(model: Any, rows: Sequence[EncodedExample], pad_token_id: in
     for group in split_by_tokens([len(row.input_ids) for row in rows], batch_tokens):
         batch = collate([rows[index] for index in group], pad_token_id).to(device)
         labels = answer_labels(batch, answer_span(batch))
-        total += float(cross_entropy_sum(answer_logits(model, batch), labels))
+        total += float(cross_entropy_sum(answer_states(model, batch), labels))
         tokens += int((labels != -100).sum())
     return total / tokens

@@ -9,13 +9,8 @@ from __future__ import annotations
 import torch
 
 from seekr_lite.attention.tap import HeadPairs, HeadRecorder, RecordedHeads
-from seekr_lite.methods.losses import (
-    answer_labels,
-    answer_logits,
-    answer_span,
-    cross_entropy_sum,
-    soft_cross_entropy_sum,
-)
+from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span, answer_states
+from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.replay import Replay
 
@@ -32,15 +27,15 @@ class DarkExperienceReplay(Replay):
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
         pairs = self.watched_heads(replay)
         span = answer_span(replay.batch)
-        teacher_logits, teacher_heads = self._teach(replay, pairs, span + 1)
+        teacher, teacher_heads = self._teach(replay, pairs, span + 1)
         recorder = HeadRecorder(pairs) if pairs else None
-        logits = answer_logits(self.model, replay.batch, recorder)
+        student = answer_states(self.model, replay.batch, recorder)
         labels = answer_labels(replay.batch, span)
-        soft = soft_cross_entropy_sum(logits, teacher_logits, labels, self.settings.logits_positions)
+        soft = soft_cross_entropy_sum(student, teacher, labels, self.settings.logits_positions)
         terms = [
             LossTerm(
                 "replay_cross_entropy",
-                cross_entropy_sum(logits, labels) / totals.label_tokens,
+                cross_entropy_sum(student, labels) / totals.label_tokens,
                 self.settings.cross_entropy_weight,
             ),
             LossTerm("logits_distillation", soft / totals.label_tokens, self.settings.logits_weight),
@@ -65,10 +60,10 @@ class DarkExperienceReplay(Replay):
         """The attention term of watched heads."""
         raise AssertionError("a method that watches heads must say what they cost")
 
-    def _teach(self, replay: ReplayBatch, pairs: LayerPairs, positions: int) -> tuple[torch.Tensor, LayerHeads]:
-        """Each row's own old adapter, run on the rows of its task: logits `[r, positions, v]` and watched heads."""
+    def _teach(self, replay: ReplayBatch, pairs: LayerPairs, positions: int) -> tuple[AnswerStates, LayerHeads]:
+        """Each row's own old adapter, run on the rows of its task: its states at the answers, and watched heads."""
         batch = replay.batch
-        logits: torch.Tensor | None = None
+        states: AnswerStates | None = None
         heads: LayerHeads = {}
         for task in sorted({row.task for row in replay.rows}):
             rows = torch.tensor(
@@ -77,14 +72,14 @@ class DarkExperienceReplay(Replay):
             masks_and_pairs = {layer: chosen.subset(rows) for layer, chosen in pairs.items()}
             recorder = HeadRecorder({layer: chosen for layer, (_, chosen) in masks_and_pairs.items()})
             with self.adapters.acting_as(task, slot_rank=self.adapters.teacher_rank):
-                part = answer_logits(self.model, batch.subset(rows), recorder if pairs else None, positions)
-            if logits is None:
-                logits = part.new_empty(len(replay.rows), *part.shape[1:])
-            logits[rows] = part
+                part = answer_states(self.model, batch.subset(rows), recorder if pairs else None, positions)
+            if states is None:
+                states = part.with_hidden(part.hidden.new_empty(len(replay.rows), *part.hidden.shape[1:]))
+            states.hidden[rows] = part.hidden
             for layer, (mask, _) in masks_and_pairs.items():
                 _scatter(heads, layer, mask, recorder.of(layer))
-        assert logits is not None
-        return logits, heads
+        assert states is not None
+        return states, heads
 
 
 def _scatter(heads: LayerHeads, layer: int, mask: torch.Tensor, part: RecordedHeads) -> None:

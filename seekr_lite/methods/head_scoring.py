@@ -16,7 +16,8 @@ from seekr_lite.attention.importance import (
 from seekr_lite.attention.tap import HeadRecorder, all_heads, tap
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.losses import answer_labels, answer_span, cross_entropy_sum
+from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
+from seekr_lite.methods.losses import cross_entropy_sum
 
 
 def score_heads(
@@ -57,16 +58,8 @@ def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.
         if isinstance(module, torch.nn.Dropout):
             module.eval()
     try:
-        span = answer_span(batch)
-        logits = model(
-            inputs_embeds=embeddings,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            logits_to_keep=span + 1,
-            use_cache=False,
-            attention_recorder=recorder,
-        ).logits
-        loss = cross_entropy_sum(logits, answer_labels(batch, span)) / (batch.labels != -100).sum()
+        states = answer_states(model, batch, recorder, inputs_embeds=embeddings)
+        loss = cross_entropy_sum(states, answer_labels(batch, answer_span(batch))) / (batch.labels != -100).sum()
         torch.autograd.grad(loss, embeddings)
     finally:
         model.train(was_training)
@@ -84,14 +77,7 @@ def _sample_change(
     now = ChangeRecorder(then, batch.padding, rows)
     for index, recorder in ((before, then), (after, now)):
         with adapters.acting_as(index):
-            adapters.model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                logits_to_keep=1,
-                use_cache=False,
-                attention_recorder=recorder,
-            )
+            answer_states(adapters.model, batch, recorder, positions=1)
     return now.layers
 
 

@@ -1,64 +1,84 @@
-"""The losses of answers. Legend: r rows, a answer positions kept (left-padded rows end together), v vocabulary."""
+"""The losses of answers, in chunks of answer positions: no more than a chunk is ever as wide as the vocabulary.
+
+The gradient with respect to the hidden states is taken along with the value, chunk by chunk, so that nothing of a
+chunk is kept for the backward pass. Legend as in `answer_states.py`; t answer tokens.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from seekr_lite.attention.tap import Recorder
-from seekr_lite.data.batch import Batch
+from seekr_lite.methods.answer_states import AnswerStates
+
+CHUNK_TOKENS = 256
+
+ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]  # hidden states [c, h], which of all they are -> a sum
 
 
-def answer_logits(
-    model: torch.nn.Module, batch: Batch, recorder: Recorder | None = None, positions: int | None = None
-) -> torch.Tensor:
-    """Logits `[r, a + 1, v]` of the last positions only: those that hold the answers, and the one before.
+def cross_entropy_sum(states: AnswerStates, labels: torch.Tensor) -> torch.Tensor:
+    """Sum over answer tokens of -log p(token). labels `[r, a]`, -100 where there is no answer."""
+    chosen = labels != -100
+    targets = labels[chosen]  # [t]
 
-    The output layer never runs on the prompt: with a large vocabulary that is most of the memory. `positions`
-    overrides a + 1.
-    """
-    kept = answer_span(batch) + 1 if positions is None else positions
-    options = {} if recorder is None else {"attention_recorder": recorder}
-    logits: torch.Tensor = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=kept,
-        use_cache=False,
-        **options,
-    ).logits
-    return logits
+    def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
+        return F.cross_entropy(states.to_logits(hidden).float(), targets[chunk], reduction="sum")
 
-
-def answer_span(batch: Batch) -> int:
-    """a: the longest answer of the batch, in tokens; rows are padded on the left, so answers end together."""
-    return int((batch.labels != -100).sum(-1).max())
-
-
-def answer_labels(batch: Batch, span: int) -> torch.Tensor:
-    """The labels `[r, span]` that `answer_logits(...)[:, :-1]` predicts; -100 where a row's answer is shorter."""
-    return batch.labels[:, batch.labels.shape[1] - span :]
-
-
-def cross_entropy_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum over answer tokens of -log p(token). logits `[r, a + 1, v]`, labels `[r, a]`."""
-    predictions = logits[:, :-1].reshape(-1, logits.shape[-1]).float()
-    return F.cross_entropy(predictions, labels.reshape(-1), ignore_index=-100, reduction="sum")
+    return chunked_sum(states.hidden[:, :-1][chosen], loss)
 
 
 def soft_cross_entropy_sum(
-    logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor, positions: str
+    states: AnswerStates, teacher: AnswerStates, labels: torch.Tensor, positions: str
 ) -> torch.Tensor:
     """Sum over answer tokens of -sum_v p_teacher(v) log p_student(v) (DER++; SEEKR, eq. 9).
 
     Args:
-        logits, teacher_logits: `[r, a + 1, v]`.
         labels: `[r, a]`.
         positions: "predictions" compares the positions that predict the answer; "labels" the positions that hold
             it, one to the right, as the official code does.
     """
     chosen = labels != -100
     aligned = slice(0, -1) if positions == "predictions" else slice(1, None)
-    student = logits[:, aligned][chosen].float().log_softmax(-1)  # [tokens, v]
-    teacher = teacher_logits[:, aligned][chosen].float().softmax(-1)
-    return -(teacher * student).sum()
+    teacher_hidden = teacher.hidden[:, aligned][chosen]  # [t, h]
+
+    def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
+        with torch.no_grad():
+            target = teacher.to_logits(teacher_hidden[chunk]).float().softmax(-1)
+        return -(target * states.to_logits(hidden).float().log_softmax(-1)).sum()
+
+    return chunked_sum(states.hidden[:, aligned][chosen], loss)
+
+
+def chunked_sum(hidden: torch.Tensor, loss: ChunkLoss, chunk_tokens: int = CHUNK_TOKENS) -> torch.Tensor:
+    """Sum of `loss` over chunks of hidden states `[t, h]`; gradients reach the hidden states only."""
+    result: torch.Tensor = _ChunkedSum.apply(hidden, loss, chunk_tokens)
+    return result
+
+
+class _ChunkedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, loss: ChunkLoss, chunk_tokens: int) -> torch.Tensor:  # type: ignore[override]
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for first in range(0, len(hidden), chunk_tokens):
+            chunk = slice(first, first + chunk_tokens)
+            if gradient is None:
+                total += loss(hidden[chunk], chunk)
+                continue
+            with torch.enable_grad():
+                part = hidden[chunk].detach().requires_grad_()
+                value = loss(part, chunk)
+                (gradient[chunk],) = torch.autograd.grad(value, part)
+            total += value.detach()
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return grad.to(gradient.dtype) * gradient, None, None

@@ -19,7 +19,8 @@ import torch
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.losses import answer_labels, answer_logits, answer_span, cross_entropy_sum
+from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
+from seekr_lite.methods.losses import cross_entropy_sum
 
 if TYPE_CHECKING:
     from seekr_lite.methods.memory import ReplayRow
@@ -89,9 +90,9 @@ class Method:
 
     def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
         """Cross-entropy of the answers."""
-        logits = answer_logits(self.model, batch)
+        states = answer_states(self.model, batch)
         labels = answer_labels(batch, answer_span(batch))
-        return [LossTerm("cross_entropy", cross_entropy_sum(logits, labels) / totals.label_tokens)]
+        return [LossTerm("cross_entropy", cross_entropy_sum(states, labels) / totals.label_tokens)]
 
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
         """The loss of old rows; called only if `replays`."""

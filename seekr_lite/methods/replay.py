@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seekr_lite.methods.losses import answer_labels, answer_logits, answer_span, cross_entropy_sum
+from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
+from seekr_lite.methods.losses import cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
 
 
@@ -14,6 +15,6 @@ class Replay(Method):
     replays = True
 
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
-        logits = answer_logits(self.model, replay.batch)
+        states = answer_states(self.model, replay.batch)
         labels = answer_labels(replay.batch, answer_span(replay.batch))
-        return [LossTerm("replay_cross_entropy", cross_entropy_sum(logits, labels) / totals.label_tokens)]
+        return [LossTerm("replay_cross_entropy", cross_entropy_sum(states, labels) / totals.label_tokens)]
