@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from seekr_lite.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared"
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; has to stand before anything imports triton
 
 torch.set_num_threads(1)  # the built-in base is so small that threads only wait for each other
 
