@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ SHARED = ROOT / ".." / "shared"
 # The same examples every time, and no deadline: a busy machine is no error.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; has to stand before anything imports triton
+
 torch.set_num_threads(1)  # the built-in base is so small that threads only wait for each other
 
 

@@ -8,6 +8,7 @@ head), m compared query rows, n tokens, d size of a head. Scores are at least fp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -145,6 +146,21 @@ def divergence_and_gradient(
     return DivergenceAndGradient(total, grad_query, grad_key)
 
 
+def triton_serves(
+    query: torch.Tensor, key: torch.Tensor, teacher_query: torch.Tensor, teacher_key: torch.Tensor, epsilon: float
+) -> bool:
+    """Whether `divergence_triton.py` takes these: on a GPU, all of one precision that it knows, and it works there."""
+    dtypes = {part.dtype for part in (query, key, teacher_query, teacher_key)}
+    if not query.is_cuda or dtypes not in ({torch.float32}, {torch.bfloat16}, {torch.float16}):
+        return False
+    # Before compute capability 8 Triton has no tensor cores for these kernels, and they are slow.
+    if find_spec("triton") is None or torch.cuda.get_device_capability(query.device) < (8, 0):
+        return False
+    from seekr_lite.attention.divergence_triton import works
+
+    return works(query.device, query.dtype, query.shape[-1], epsilon)
+
+
 class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
@@ -158,7 +174,13 @@ class _Divergence(torch.autograd.Function):
         chunk_rows: int,
     ) -> torch.Tensor:
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        result = divergence_and_gradient(query, key, teacher_query, teacher_key, shape, epsilon, needed, chunk_rows)
+        parts = query, key, teacher_query, teacher_key
+        if triton_serves(*parts, epsilon):
+            from seekr_lite.attention import divergence_triton
+
+            result = divergence_triton.divergence_and_gradient(*parts, shape, epsilon, needed)
+        else:
+            result = divergence_and_gradient(*parts, shape, epsilon, needed, chunk_rows)
         if result.grad_query is not None and result.grad_key is not None:
             ctx.save_for_backward(_kept(result.grad_query, query), _kept(result.grad_key, key))
             ctx.dtype = query.dtype
