@@ -34,7 +34,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -392,15 +392,15 @@ class Meter:
                 saved[storage.data_ptr()] = storage.nbytes()
             return part
 
-        with ExitStack() as stack:
-            stack.enter_context(case.around())
+        with case.around():
             measured.start_bytes = start_peak(self.device)
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda part: part):
                 roots = case.forward()
-            measured.saved_bytes = sum(saved.values())
+            if roots:  # scoring goes backward by itself
+                measured.saved_bytes = sum(saved.values())
             backward(roots)
             self._wait()
-            measured.peak_bytes = peak(self.device)
+            measured.peak_bytes = None if measured.start_bytes is None else peak(self.device)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -423,7 +423,7 @@ def start_peak(device: torch.device) -> int | None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory goes back, or growth into it would not show
         Path("/proc/self/clear_refs").write_text("5")
         return _resident("VmRSS")
-    except OSError:
+    except (OSError, AttributeError):  # not Linux, not glibc, or not allowed
         return None
 
 
@@ -431,10 +431,7 @@ def peak(device: torch.device) -> int | None:
     """The most that was in use since `start_peak`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        return _resident("VmHWM")
-    except OSError:
-        return None
+    return _resident("VmHWM")
 
 
 def _resident(what: str) -> int | None:

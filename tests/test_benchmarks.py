@@ -99,7 +99,7 @@ def test_ours_and_the_rival_are_the_same_loss_and_gradients() -> None:
     cases = {case.name: case for case in step_cases(method, shape, tokens=32, brief=False)}
     expected = run_case(cases["our replay"])
     for name in ("our replay, no checkpointing", "official replay", "official replay, checkpointed"):
-        torch.testing.assert_close(run_case(cases[name]), expected, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(run_case(cases[name]), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_benchmark_runs_and_ours_keeps_fewer_bytes(tmp_path: Path) -> None:
