@@ -92,13 +92,16 @@ def map_change(
 ) -> torch.Tensor:
     """Mean over compared query rows and real keys of the squared difference of two maps: `[p]` (SEEKR, eq. 6)."""
     total = _zeros(shape, query)
+    query, other_query = (part.to(total.dtype) * shape.scale for part in (query, other_query))
+    key, other_key = key.to(total.dtype), other_key.to(total.dtype)
     for first, last in _chunks(query.shape[1], chunk_rows):
-        change = attention_maps(query, key, shape, first, last) - attention_maps(
-            other_query, other_key, shape, first, last
-        )
-        total += (change.square().sum(-1) * shape.counted[:, first:last]).sum(-1)
-    keys = key.shape[1] - shape.padding
-    return total / (shape.counted.sum(-1) * keys)
+        keys = shape.keys_until(last, key.shape[1])
+        mask = _mask(shape, first, last, keys, total.dtype)
+        change = _maps(query[:, first:last], key[:, :keys], mask)
+        change -= _maps(other_query[:, first:last], other_key[:, :keys], mask)
+        total += (change.square_().sum(-1) * shape.counted[:, first:last]).sum(-1)
+    real_keys = key.shape[1] - shape.padding
+    return total / (shape.counted.sum(-1) * real_keys)
 
 
 @dataclass(frozen=True)
@@ -123,26 +126,30 @@ def divergence_and_gradient(
     """The divergence in plain torch, chunk by chunk of query rows. `divergence_triton.py` has the same for GPUs."""
     total = _zeros(shape, query)
     share = shape.counted.to(total.dtype) / shape.counted.sum(-1, keepdim=True)  # [p, m]; a row's share in the mean
-    grad_query = torch.zeros_like(query, dtype=total.dtype) if with_gradient else None
-    grad_key = torch.zeros_like(key, dtype=total.dtype) if with_gradient else None
+    query, teacher_query = (part.to(total.dtype) * shape.scale for part in (query, teacher_query))
+    key, teacher_key = key.to(total.dtype), teacher_key.to(total.dtype)
+    grad_query = torch.zeros_like(query) if with_gradient else None
+    grad_key = torch.zeros_like(key) if with_gradient else None
+    tiny = torch.finfo(total.dtype).tiny  # keeps 0 / 0 and log 0 of masked entries finite; they add 0
     for first, last in _chunks(query.shape[1], chunk_rows):
-        student = attention_maps(query, key, shape, first, last)  # [p, rows, keys]
-        teacher = attention_maps(teacher_query, teacher_key, shape, first, last)
-        row_share = share[:, first:last]
-        # xlogy: a masked entry has teacher 0 and adds 0, whatever the logarithm says.
-        row = (torch.xlogy(teacher, teacher) - torch.xlogy(teacher, student + epsilon)).sum(-1)
-        total += (row * row_share).sum(-1)
+        keys = shape.keys_until(last, key.shape[1])
+        mask = _mask(shape, first, last, keys, total.dtype)
+        query_rows, visible_key = query[:, first:last], key[:, :keys]
+        row_share = share[:, first:last, None]
+        student = _maps(query_rows, visible_key, mask)  # [p, rows, keys]
+        teacher = _maps(teacher_query[:, first:last], teacher_key[:, :keys], mask)
+        ratio = teacher / (student + max(epsilon, tiny))
+        total += (ratio.clamp(min=tiny).log_().mul_(teacher).sum(-1, keepdim=True) * row_share).sum((1, 2))
         if grad_query is None or grad_key is None:
             continue
         if epsilon == 0:
-            scores = student - teacher
-        else:  # the softmax' Jacobian applied to dKL/dP_s = -P_t / (P_s + epsilon)
-            scores = student * teacher / -(student + epsilon)
-            scores -= student * scores.sum(-1, keepdim=True)
-        scores *= (row_share * shape.scale)[..., None]  # [p, rows, keys]
-        keys = scores.shape[-1]
-        grad_query[:, first:last] = scores @ key[:, :keys].to(scores.dtype)
-        grad_key[:, :keys] += scores.transpose(1, 2) @ query[:, first:last].to(scores.dtype)
+            scores = student.sub_(teacher)
+        else:  # the softmax' Jacobian applied to dKL/dP_s = -ratio
+            pull = ratio.mul_(student)
+            scores = student.mul_(pull.sum(-1, keepdim=True)).sub_(pull)
+        # The shares multiply rows of d numbers here, not rows of n.
+        grad_query[:, first:last] = (scores @ visible_key) * (row_share * shape.scale)
+        grad_key[:, :keys] += scores.transpose(1, 2) @ (query_rows * row_share)
     return DivergenceAndGradient(total, grad_query, grad_key)
 
 
@@ -200,11 +207,22 @@ def _kept(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def attention_maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, last: int) -> torch.Tensor:
-    """Attention probabilities of some query rows, as far as they see: `[p, rows, keys]`."""
-    precision = torch.promote_types(query.dtype, torch.float32)
+    """Attention probabilities of some query rows, as far as they see, in at least fp32: `[p, rows, keys]`."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
     keys = shape.keys_until(last, key.shape[1])
-    scores = query[:, first:last].to(precision) @ key[:, :keys].to(precision).transpose(1, 2) * shape.scale
-    return scores.masked_fill(~shape.allowed(first, last, keys), -torch.inf).softmax(-1)
+    scaled_query = query[:, first:last].to(dtype) * shape.scale
+    return _maps(scaled_query, key[:, :keys].to(dtype), _mask(shape, first, last, keys, dtype))
+
+
+def _mask(shape: MapShape, first: int, last: int, keys: int, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores, for both maps: 0 where a row may look, -infinity elsewhere; `[p, rows, keys]`."""
+    allowed = shape.allowed(first, last, keys)
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
+
+
+def _maps(scaled_query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Attention probabilities of some query rows: `[p, rows, keys]`."""
+    return torch.baddbmm(mask, scaled_query, key.transpose(1, 2)).softmax(-1)
 
 
 def _zeros(shape: MapShape, like: torch.Tensor) -> torch.Tensor:
