@@ -91,8 +91,10 @@ def map_change(
 ) -> torch.Tensor:
     """Mean over compared query rows and real keys of the squared difference of two maps: `[p]` (SEEKR, eq. 6)."""
     total = _zeros(shape, query)
-    for first, last in _chunks(query.shape[1], chunk_rows):
-        change = _maps(query, key, shape, first, last) - _maps(other_query, other_key, shape, first, last)
+    for first, last in row_chunks(query.shape[1], chunk_rows):
+        change = attention_maps(query, key, shape, first, last) - attention_maps(
+            other_query, other_key, shape, first, last
+        )
         total += (change.square().sum(-1) * shape.counted[:, first:last]).sum(-1)
     keys = key.shape[1] - shape.padding
     return total / (shape.counted.sum(-1) * keys)
@@ -122,9 +124,9 @@ def divergence_and_gradient(
     share = shape.counted / shape.counted.sum(-1, keepdim=True)  # [p, m]; a row's share in the mean
     grad_query = torch.zeros_like(query, dtype=total.dtype) if with_gradient else None
     grad_key = torch.zeros_like(key, dtype=total.dtype) if with_gradient else None
-    for first, last in _chunks(query.shape[1], chunk_rows):
-        student = _maps(query, key, shape, first, last)  # [p, rows, keys]
-        teacher = _maps(teacher_query, teacher_key, shape, first, last)
+    for first, last in row_chunks(query.shape[1], chunk_rows):
+        student = attention_maps(query, key, shape, first, last)  # [p, rows, keys]
+        teacher = attention_maps(teacher_query, teacher_key, shape, first, last)
         row_share = share[:, first:last].to(total.dtype)
         # xlogy: a masked entry has teacher 0 and adds 0, whatever the logarithm says.
         row = (torch.xlogy(teacher, teacher) - torch.xlogy(teacher, student + epsilon)).sum(-1)
@@ -175,7 +177,7 @@ def _kept(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return gradient if like.dtype == torch.float16 else gradient.to(like.dtype)
 
 
-def _maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, last: int) -> torch.Tensor:
+def attention_maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, last: int) -> torch.Tensor:
     """Attention probabilities of some query rows, as far as they see: `[p, rows, keys]`."""
     precision = torch.promote_types(query.dtype, torch.float32)
     keys = shape.keys_until(last, key.shape[1])
@@ -187,5 +189,6 @@ def _zeros(shape: MapShape, like: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(shape.rows), dtype=torch.promote_types(like.dtype, torch.float32), device=shape.rows.device)
 
 
-def _chunks(rows: int, size: int) -> list[tuple[int, int]]:
+def row_chunks(rows: int, size: int) -> list[tuple[int, int]]:
+    """(first, last) of consecutive chunks of at most `size` rows."""
     return [(first, min(first + size, rows)) for first in range(0, rows, size)]
