@@ -19,13 +19,13 @@ def render_grafts(results: Sequence[GraftResult]) -> Any:
 
     table = Table()
     table.add_column("old task")
-    for column in ("old\nadapter", "last\nmodel", "old maps in\nchosen heads", "random\nheads", "all\nheads"):
+    for column in ("old\nadapter", "last\nmodel", "old maps in\nchosen heads", "as many\nrandom heads", "all\nheads"):
         table.add_column(column, justify="right")
     for one in results:
         grafted = (_with_share(one, loss) for loss in (one.chosen, one.random, one.all_heads))
         table.add_row(Text(one.task), f"{one.old:.3f}", f"{one.last:.3f}", *grafted)
     title = (
-        f"Old attention maps in the model after {results[-1].last_task}: NLL per answer token, and in brackets\n"
+        f"Old attention maps in the model after {results[-1].last_task}: NLL per answer token, and in brackets "
         "how much comes back of what was lost since the old task ended"
     )
     return Group(Text(title), table, *(Text(f"{one.task}: {_note(one)}") for one in results))
@@ -37,11 +37,11 @@ def _with_share(result: GraftResult, loss: float) -> str:
 
 
 def _note(result: GraftResult) -> str:
-    rows = f"{result.rows} validation rows"
+    notes = [f"{result.chosen_heads} heads", f"{result.rows} validation rows"]
     if result.rows_from == "replay":
-        rows = f"{result.rows} replay samples (there are no validation rows; the run has learned from these)"
-    note = f"{result.chosen_heads} chosen heads, as many random ones (mean of 3 draws), measured on {rows}"
+        notes[1] = f"{result.rows} replay samples (no validation rows are there; the run has learned from these)"
     if not result.forgot:
-        return f"{note}; nothing was lost, so nothing can come back"
-    little = result.last - result.old < LITTLE
-    return f"{note}; so little was lost that the shares say nothing" if little else note
+        notes.append("nothing was lost, so nothing can come back")
+    elif result.last - result.old < LITTLE:
+        notes.append("too little was lost for its shares to mean anything")
+    return "; ".join(notes)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from seekr_lite.heads import Heads, TaskHeads
 
 CELL = 14  # pixels
+SMALL = 220  # pixels; a heatmap of a small model is drawn up to this width
 MARGIN = 34  # left of and above the cells, for the numbers of layers and heads
 
 STYLE = """
@@ -93,12 +94,14 @@ def _figure(task: TaskHeads, measure: str) -> str:
         for head in range(heads)
     )
     frames = "".join(f'<rect x="{MARGIN + head * CELL}" y="{MARGIN + layer * CELL}"/>' for layer, head in task.chosen)
-    label = escape(f"{measure} after {task.task}", quote=True)
+    zoom = max(1.0, min(2.0, SMALL / width))
+    label = escape(f"{measure}, task {task.task}", quote=True)
+    size = f'width="{zoom * width:.0f}" height="{zoom * height:.0f}" viewBox="0 0 {width} {height}"'
+    back = f'<rect class="back" x="{MARGIN}" y="{MARGIN}" width="{heads * CELL}" height="{layers * CELL}"/>'
     return (
         f"<figure><figcaption>{measure}, up to {float(values.max()):.3g}</figcaption>"
-        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
-        f'<rect class="back" x="{MARGIN}" y="{MARGIN}" width="{heads * CELL}" height="{layers * CELL}"/>'
-        f'{_axes(layers, heads)}<g class="cell">{cells}</g><g class="chosen">{frames}</g></svg></figure>'
+        f'<svg {size} role="img" aria-label="{label}">{back}{_axes(layers, heads)}'
+        f'<g class="cell">{cells}</g><g class="chosen">{frames}</g></svg></figure>'
     )
 
 
