@@ -113,7 +113,7 @@ class Heads:
         stages = folder.record.stages
         if not stages:
             raise UserError(f"{folder.path}: this run has learned no task yet, so it holds no head scores")
-        if not (folder.path / HEADS_FOLDER).is_dir():
+        if folder.record.method != "seekr" and not (folder.path / HEADS_FOLDER).is_dir():
             raise UserError(
                 f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", and only '
                 '"seekr" scores heads; `seekr-lite heads score RECIPE --task TASK --run RUN` scores them now'

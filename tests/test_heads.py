@@ -241,6 +241,13 @@ def test_a_run_of_another_method_has_no_head_scores(other_method: sl.Run) -> Non
     assert 'its method is "replay", and only "seekr" scores heads' in str(done.exception)
 
 
+def test_head_scores_that_are_gone_are_named(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(data={"tasks": ("shade",)}), listener=QUIET)
+    (run.path / "heads" / "00-shade.safetensors").unlink()
+    with pytest.raises(sl.UserError, match=r"00-shade\.safetensors: this file of the run is missing"):
+        _ = run.heads
+
+
 def test_inspect_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(sl.UserError, match="there is no run here"):
         sl.open_run(tmp_path)
