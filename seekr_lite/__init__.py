@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from seekr_lite.data.task import Example, Task
     from seekr_lite.errors import UserError
     from seekr_lite.evaluation.scoreboard import Scoreboard
+    from seekr_lite.head_study import score_task_heads
+    from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.recipe import Recipe
     from seekr_lite.runner import Run, open_run, run
 
 _HOMES = {
     "Example": "seekr_lite.data.task",
+    "Heads": "seekr_lite.heads",
     "Learner": "seekr_lite.learner",
     "Recipe": "seekr_lite.recipe",
     "Run": "seekr_lite.runner",
@@ -31,9 +34,22 @@ _HOMES = {
     "UserError": "seekr_lite.errors",
     "open_run": "seekr_lite.runner",
     "run": "seekr_lite.runner",
+    "score_task_heads": "seekr_lite.head_study",
 }
 
-__all__ = ["Example", "Learner", "Recipe", "Run", "Scoreboard", "Task", "UserError", "open_run", "run"]
+__all__ = [
+    "Example",
+    "Heads",
+    "Learner",
+    "Recipe",
+    "Run",
+    "Scoreboard",
+    "Task",
+    "UserError",
+    "open_run",
+    "run",
+    "score_task_heads",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.errors import UserError
-
 if TYPE_CHECKING:
     from seekr_lite.recipe import Recipe
     from seekr_lite.run_folder import RunFolder
@@ -26,21 +24,11 @@ class LoadedModel:
         from peft import PeftModel
 
         from seekr_lite.base import load_base
-        from seekr_lite.recipe_errors import nearest
 
-        stages = folder.record.stages
-        if not stages:
-            raise UserError(f"{folder.path}: this run has learned no task yet")
-        if after is None:
-            stage = stages[-1]
-        else:
-            by_task = {task: stage for stage in stages for task in stage.tasks}
-            if after not in by_task:
-                raise UserError(f'after "{after}": this run has learned {", ".join(by_task)}{nearest(after, by_task)}')
-            stage = by_task[after]
+        adapter = folder.adapter_folder(folder.stage_after(after))
         recipe = folder.recipe()
         base = load_base(recipe.base)
-        model = PeftModel.from_pretrained(base.model, str(folder.path / "adapters" / stage.name))
+        model = PeftModel.from_pretrained(base.model, str(adapter))
         return cls(model.eval(), base.tokenizer, recipe)
 
     def generate(self, prompt: str, max_new_tokens: int | None = None) -> str:

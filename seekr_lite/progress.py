@@ -9,13 +9,17 @@ from typing import Any
 Advance = Callable[[int], None]
 
 
+def ignore(units: int) -> None:
+    """An `Advance` that nobody watches."""
+
+
 class Listener:
     """Hears what happens; this one says nothing. `report/console.py` draws it, the run folder logs it."""
 
     @contextmanager
     def phase(self, description: str, total: int) -> Iterator[Advance]:
         """A stretch of work of `total` units; the block calls what it is given with the units done."""
-        yield lambda units: None
+        yield ignore
 
     def event(self, kind: str, **values: Any) -> None:
         """Something worth a line of `log.jsonl`."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from seekr_lite.adapters import Snapshot
     from seekr_lite.evaluation.evaluate import TaskResult
     from seekr_lite.learner import Learned
-    from seekr_lite.methods.method import TaskState
     from seekr_lite.recipe import Recipe
 
 FORMAT = 1
@@ -155,18 +154,46 @@ class RunFolder:
         from seekr_lite.methods.method import TaskState
 
         stage = self.record.stages[index]
-        memory = self.path / "memory" / f"{stage.name}.jsonl"
-        samples = tuple(_read_examples(memory)) if memory.is_file() else ()
-        state: TaskState | None = None
-        if state_folder:
-            path = self.path / state_folder / f"{stage.name}.safetensors"
-            state = TaskState(_read_tensors(path), read_json(path.with_suffix(".json")))
-        return Learned(self.load_snapshot(index), samples, state, stage.steps, stage.seconds)
+        state = TaskState(*self.load_state(index, state_folder)) if state_folder else None
+        return Learned(self.load_snapshot(index), self.load_samples(index), state, stage.steps, stage.seconds)
+
+    def load_samples(self, index: int) -> tuple[Example, ...]:
+        """The replay samples of a stage; empty where its method keeps none."""
+        path = self.memory_path(index)
+        return tuple(_read_examples(path)) if path.is_file() else ()
+
+    def load_state(self, index: int, state_folder: str) -> tuple[dict[str, Any], Any]:
+        """What the method kept of a stage: tensors, and plain values."""
+        path = self.path / state_folder / f"{self.record.stages[index].name}.safetensors"
+        return _read_tensors(path), read_json(path.with_suffix(".json"))
+
+    def memory_path(self, index: int) -> Path:
+        return self.path / "memory" / f"{self.record.stages[index].name}.jsonl"
+
+    def adapter_folder(self, index: int) -> Path:
+        return self.path / "adapters" / self.record.stages[index].name
+
+    def stage_after(self, task: str | None) -> int:
+        """The index of the stage that learned a task; by default the last.
+
+        Raises:
+            UserError: the run has learned no such task, or none at all.
+        """
+        from seekr_lite.recipe_errors import nearest
+
+        if not self.record.stages:
+            raise UserError(f"{self.path}: this run has learned no task yet")
+        if task is None:
+            return len(self.record.stages) - 1
+        by_task = {name: index for index, stage in enumerate(self.record.stages) for name in stage.tasks}
+        if task not in by_task:
+            raise UserError(f'after "{task}": this run has learned {", ".join(by_task)}{nearest(task, by_task)}')
+        return by_task[task]
 
     def load_snapshot(self, index: int) -> Snapshot:
         from seekr_lite.adapters import Snapshot
 
-        folder = self.path / "adapters" / self.record.stages[index].name
+        folder = self.adapter_folder(index)
         config = read_json(folder / "adapter_config.json")
         return Snapshot(
             _read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"])
@@ -294,6 +321,16 @@ def new_file(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def user_file(path: str | Path) -> Iterator[Path]:
+    """`new_file` for a file that the user named. Raises `UserError` where it cannot be written."""
+    try:
+        with new_file(Path(path)) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager

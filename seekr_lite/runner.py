@@ -18,8 +18,11 @@ from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder, read_json, write_json
 
 if TYPE_CHECKING:
+    from seekr_lite.head_graft import GraftResult
+    from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.loaded_model import LoadedModel
+    from seekr_lite.replay_store import TaskStore
 
 # Keys that cannot change what is learned: they may differ when a run goes on.
 HARMLESS_KEYS = {"run.output", "run.memory_limit_gb", "evaluate.rounds"}
@@ -53,6 +56,31 @@ class Run:
                 f"{self.path}: this run has no scores yet; finish it with `seekr-lite run` and the same recipe"
             )
         return Scoreboard.from_json(read_json(path))
+
+    @property
+    def folder(self) -> RunFolder:
+        """The files of the run."""
+        return self._folder
+
+    @property
+    def heads(self) -> Heads:
+        """What the run knows of its attention heads. Raises `UserError` where its method scored none."""
+        from seekr_lite.heads import Heads
+
+        return Heads.of_run(self._folder)
+
+    @property
+    def replay_store(self) -> list[TaskStore]:
+        """What the past costs on disk, by task: bytes of replay text and of adapters, apart."""
+        from seekr_lite.replay_store import replay_store
+
+        return replay_store(self._folder)
+
+    def graft_heads(self, task: str | None = None, listener: Listener | None = None) -> list[GraftResult]:
+        """How much of an old task's loss comes back with its old attention maps; by default of every old task."""
+        from seekr_lite.head_graft import graft_heads
+
+        return graft_heads(self._folder, task, listener)
 
     def load_model(self, after: str | None = None) -> LoadedModel:
         """The base with the adapter after task `after` (by default the last), ready to generate."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,18 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)  # the built-in base is so small that threads only wait for each other
 
 
+def two_toy_tasks(output: Path, **sections: dict[str, Any]) -> Recipe:
+    """A recipe of two toy tasks that ends in seconds; sections can be changed."""
+    recipe = Recipe.from_toml(ROOT / "recipes" / "quickstart.toml").with_(
+        data={"tasks": ("shade", "keeper"), "train_limit": 32, "test_limit": 6, "validation_rows": 4},
+        train={"epochs": 1},
+        method={"replay_passes": 1.0},
+        run={"output": str(output)},
+    )
+    return recipe.with_(**sections)
+
+
 @pytest.fixture
 def small_recipe(tmp_path: Path) -> Callable[..., Recipe]:
-    """A recipe of two toy tasks that ends in seconds; sections can be changed."""
-
-    def make(**sections: dict[str, Any]) -> Recipe:
-        recipe = Recipe.from_toml(ROOT / "recipes" / "quickstart.toml").with_(
-            data={"tasks": ("shade", "keeper"), "train_limit": 32, "test_limit": 6, "validation_rows": 4},
-            train={"epochs": 1},
-            method={"replay_passes": 1.0},
-            run={"output": str(tmp_path / "run")},
-        )
-        return recipe.with_(**sections)
-
-    return make
+    """`two_toy_tasks` with its run in the test's own folder."""
+    return partial(two_toy_tasks, tmp_path / "run")

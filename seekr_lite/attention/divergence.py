@@ -94,7 +94,7 @@ def map_change(
     total = _zeros(shape, query)
     query, other_query = (part.to(total.dtype) * shape.scale for part in (query, other_query))
     key, other_key = key.to(total.dtype), other_key.to(total.dtype)
-    for first, last in _chunks(query.shape[1], chunk_rows):
+    for first, last in row_chunks(query.shape[1], chunk_rows):
         keys = shape.keys_until(last, key.shape[1])
         mask = _mask(shape, first, last, keys, total.dtype)
         change = _maps(query[:, first:last], key[:, :keys], mask)
@@ -131,7 +131,7 @@ def divergence_and_gradient(
     grad_query = torch.zeros_like(query) if with_gradient else None
     grad_key = torch.zeros_like(key) if with_gradient else None
     tiny = torch.finfo(total.dtype).tiny  # keeps 0 / 0 and log 0 of masked entries finite; they add 0
-    for first, last in _chunks(query.shape[1], chunk_rows):
+    for first, last in row_chunks(query.shape[1], chunk_rows):
         keys = shape.keys_until(last, key.shape[1])
         mask = _mask(shape, first, last, keys, total.dtype)
         query_rows, visible_key = query[:, first:last], key[:, :keys]
@@ -229,5 +229,6 @@ def _zeros(shape: MapShape, like: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(shape.rows), dtype=torch.promote_types(like.dtype, torch.float32), device=shape.rows.device)
 
 
-def _chunks(rows: int, size: int) -> list[tuple[int, int]]:
+def row_chunks(rows: int, size: int) -> list[tuple[int, int]]:
+    """(first, last) of consecutive chunks of at most `size` rows."""
     return [(first, min(first + size, rows)) for first in range(0, rows, size)]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from seekr_lite.cli.data import data_app
+from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.run import run_command
 from seekr_lite.errors import Interrupted, UserError
 
@@ -46,6 +47,7 @@ app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --se
     run_command
 )
 app.add_typer(data_app, name="data")
+app.add_typer(heads_app, name="heads")
 
 
 def start() -> None:

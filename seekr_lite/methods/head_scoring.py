@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -18,6 +18,7 @@ from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
 from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.progress import Advance, ignore
 
 
 def score_heads(
@@ -32,16 +33,44 @@ def score_heads(
     The student must be the model after task `after`. `before` None is the bare base. `queries[i]` are the query
     rows of sample i that forgettability compares, None: all.
     """
-    model = adapters.model
+    return head_sensitivity(adapters, samples), head_forgettability(adapters, samples, before, after, queries)
+
+
+def head_sensitivity(
+    adapters: AdapterSequence, samples: Sequence[EncodedExample], advance: Advance = ignore
+) -> torch.Tensor:
+    """How much the loss of the model as it is set up now hangs on each head, normalised over a layer's heads.
+
+    `[layers, heads]`, on the host. `advance` hears of each sample.
+    """
+    found = []
     with tap(adapters.base.model):
-        batches = [
-            collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device) for sample in samples
-        ]
-        sensitivity = [sample_sensitivity(model, batch) for batch in batches]
-        change = [
-            _sample_change(adapters, batch, before, after, rows) for batch, rows in zip(batches, queries, strict=True)
-        ]
-    return normalise_layers(mean_by_layer(sensitivity, _not_tapped)), mean_by_layer(change, _not_tapped)
+        for batch in _one_by_one(adapters, samples):
+            found.append(sample_sensitivity(adapters.model, batch))
+            advance(1)
+    return normalise_layers(mean_by_layer(found, _not_tapped))
+
+
+def head_forgettability(
+    adapters: AdapterSequence,
+    samples: Sequence[EncodedExample],
+    before: int | None,
+    after: int,
+    queries: Sequence[Sequence[int] | None],
+    advance: Advance = ignore,
+) -> torch.Tensor:
+    """How much each head's map moved between two models: `[layers, heads]`, on the host. See `score_heads`."""
+    found = []
+    with tap(adapters.base.model):
+        for batch, rows in zip(_one_by_one(adapters, samples), queries, strict=True):
+            found.append(_sample_change(adapters, batch, before, after, rows))
+            advance(1)
+    return mean_by_layer(found, _not_tapped)
+
+
+def _one_by_one(adapters: AdapterSequence, samples: Sequence[EncodedExample]) -> Iterator[Batch]:
+    for sample in samples:
+        yield collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device)
 
 
 def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.Tensor]:
