@@ -17,10 +17,11 @@ from seekr_lite.data.batch import Batch, collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example
 from seekr_lite.errors import UserError
-from seekr_lite.head_study import read_task
+from seekr_lite.head_study import read_task, score_task_heads
 from seekr_lite.heads import Heads
 from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
 from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Advance, Listener, ignore
 from seekr_lite.recipe_errors import nearest
 from seekr_lite.seeds import generator_for
@@ -68,12 +69,18 @@ class GraftResult:
 def graft_heads(folder: RunFolder, task: str | None = None, listener: Listener | None = None) -> list[GraftResult]:
     """Grafts the maps of an old task's adapter (by default of each old task's) into the last model of a run.
 
+    The heads are those that the run chose for the old task. A run of a method that chooses none, which forgets more, is
+    scored now, on rows of the old task.
+
     Raises:
-        UserError: the run holds no head scores, fewer than two tasks, no such old task, or no rows of it.
+        UserError: the run's model does not go on from task to task, it has fewer than two tasks, no such old task, or
+            no rows of it.
     """
     listener = listener or Listener()
-    heads = Heads.of_run(folder)
-    names = [one.task for one in heads.tasks]
+    method = method_class(folder.record.method)
+    if method.joint or not method.starts_from_previous:
+        raise UserError(f'{folder.path}: with the method "{method.name}" no model is learned on top of an older one')
+    names = [stage.tasks[0] for stage in folder.record.stages]
     old_tasks = names[:-1]
     if not old_tasks:
         raise UserError(f"{folder.path}: this run has learned one task only, so there is no old task to graft from")
@@ -83,6 +90,7 @@ def graft_heads(folder: RunFolder, task: str | None = None, listener: Listener |
         )
     wanted = [task] if task is not None else old_tasks
     rows = {name: _rows_of(folder, names.index(name)) for name in wanted}
+    chosen_by_task = _chosen_heads(folder, wanted, listener)
     recipe = folder.recipe()
     adapters = AdapterSequence(load_base(recipe.base), recipe.adapter, recipe.run.seed)
     adapters.snapshots = [folder.load_snapshot(index) for index in range(len(names))]
@@ -90,9 +98,9 @@ def graft_heads(folder: RunFolder, task: str | None = None, listener: Listener |
     for name in wanted:
         index, (examples, rows_from) = names.index(name), rows[name]
         encoded = encode_task_rows(adapters.base.tokenizer, examples, recipe.data)
-        chosen = heads.of(name).chosen
-        layers, width = heads.of(name).sensitivity.shape
-        every = [(layer, head) for layer in range(layers) for head in range(width)]
+        chosen = chosen_by_task[name]
+        config = adapters.base.model.config.get_text_config()
+        every = [(layer, h) for layer in range(config.num_hidden_layers) for h in range(config.num_attention_heads)]
         generator = generator_for(recipe.run.seed, "graft", index)
         choices = [chosen, every, *(tuple(generator.sample(every, len(chosen))) for _ in range(RANDOM_DRAWS))]
         with listener.phase(f"grafting {name} into {names[-1]}", len(encoded)) as advance:
@@ -157,6 +165,20 @@ def graft_losses(
 def _loss(adapters: AdapterSequence, batch: Batch, recorder: Recorder | None) -> float:
     labels = answer_labels(batch, answer_span(batch))
     return float(cross_entropy_sum(answer_states(adapters.model, batch, recorder), labels))
+
+
+def _chosen_heads(folder: RunFolder, tasks: Sequence[str], listener: Listener) -> dict[str, tuple[Head, ...]]:
+    """The run's own choice; of a run without one, what SEEKR would choose now."""
+    if folder.record.method == "seekr":
+        heads = Heads.of_run(folder)
+        return {task: heads.of(task).chosen for task in tasks}
+    from seekr_lite.runner import Run
+
+    run = Run(folder)
+    return {
+        task: score_task_heads(run.recipe, task, run=run, after=task, listener=listener).heads.of(task).chosen
+        for task in tasks
+    }
 
 
 def _rows_of(folder: RunFolder, index: int) -> tuple[Sequence[Example], str]:

@@ -366,8 +366,16 @@ def test_nothing_comes_back_where_nothing_was_lost() -> None:
     assert "nothing was lost" in capture.get()
 
 
-def test_mistakes_of_graft(seekr_run: sl.Run, other_method: sl.Run) -> None:
+def test_a_run_that_chose_no_heads_is_scored_on_the_spot(other_method: sl.Run) -> None:
+    (result,) = other_method.graft_heads(listener=QUIET)
+    scored = sl.score_task_heads(other_method.recipe, "shade", run=other_method, after="shade")
+    assert result.chosen_heads == len(scored.heads.of("shade").chosen) > 0
+    assert len({result.last, result.chosen, result.random, result.all_heads}) == 4
+
+
+def test_mistakes_of_graft(seekr_run: sl.Run, small_recipe: MakeRecipe) -> None:
     with pytest.raises(sl.UserError, match='the old tasks of this run are shade; did you mean "shade"'):
         seekr_run.graft_heads("shad", listener=QUIET)
-    with pytest.raises(sl.UserError, match="no head scores"):
-        other_method.graft_heads(listener=QUIET)
+    isolated = sl.run(small_recipe(method={"name": "isolated"}), listener=QUIET)
+    with pytest.raises(sl.UserError, match="no model is learned on top of an older one"):
+        isolated.graft_heads(listener=QUIET)
