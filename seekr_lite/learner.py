@@ -18,7 +18,6 @@ import torch
 from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
 from seekr_lite.base import Base, load_base
-from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
@@ -26,12 +25,16 @@ from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, check_me
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.methods.memory import ReplayRow, choose_samples
-from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals, TaskState
+from seekr_lite.methods.method import Method, TaskState
 from seekr_lite.methods.registry import method_class
-from seekr_lite.methods.schedule import Step, plan_epoch, steps_per_epoch
+from seekr_lite.methods.schedule import plan_epoch, steps_per_epoch
+from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.optimizers import make_optimizer
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import generator_for, seed_for
+from seekr_lite.step_gradients import StepGradients
+from seekr_lite.step_log import StepLog
 
 GRADIENT_NORMS_EVERY = 50  # steps; each time costs one more backward pass of a micro-batch per loss term
 
@@ -65,6 +68,7 @@ class Learner:
         self.base = base or load_base(recipe.base)
         self.adapters = AdapterSequence(self.base, recipe.adapter, recipe.run.seed)
         self.method: Method = method_class(recipe.method.name)(recipe.method, self.adapters, recipe.run.seed)
+        self.micro_batches = MicroBatches(recipe.train.micro_batch_tokens, self.listener)
         self.tasks: list[Task] = []
         self.memory: list[tuple[Example, ...]] = []  # by task
         self._results: dict[tuple[int | None, int], TaskResult] = {}  # (adapter, task)
@@ -108,23 +112,19 @@ class Learner:
         settings, replay = self.recipe.train, self.recipe.method
         seed = self.recipe.run.seed
         rows = self._encode([row for task in tasks for row in task.train])
-        old = self._replay_rows()
+        old = self._replay_rows() if replay.replay_weight else []
         epochs = self._epochs(tasks)
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
-        optimizer = torch.optim.AdamW(
-            self.adapters.trainable_parameters(),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-        )
+        optimizer = make_optimizer(self.adapters.trainable_parameters(), settings)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
         )
+        gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight)
         order = generator_for(seed, "order", stage)
         devices = [self.base.device] if self.base.device.type == "cuda" else []
+        log = StepLog(self.listener, stage, tasks[0].name)
         self.adapters.model.train()
-        done = 0
         with (
             torch.random.fork_rng(devices=devices),
             self.listener.phase(f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}", total) as advance,
@@ -132,91 +132,17 @@ class Learner:
             torch.manual_seed(seed_for(seed, "dropout", stage))
             for epoch in range(epochs):
                 for step in plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order):
-                    rate = scheduler.get_last_lr()[0]
-                    norms: dict[str, float] | None = {} if done % GRADIENT_NORMS_EVERY == 0 else None
-                    terms = self._accumulate(step, rows, old, norms)
+                    rate = float(scheduler.get_last_lr()[0])
+                    terms = gradients(step, rows, old, with_norms=log.steps % GRADIENT_NORMS_EVERY == 0)
                     norm = torch.nn.utils.clip_grad_norm_(self.adapters.trainable_parameters(), settings.clip_norm)
-                    self._check_finite(float(norm), tasks, step)
+                    log.add(step, epoch, rate, norm, terms)
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad(set_to_none=True)
-                    done += 1
-                    self.listener.event(
-                        "step",
-                        stage=stage,
-                        step=done,
-                        epoch=epoch,
-                        learning_rate=rate,
-                        gradient_norm=float(norm),
-                        **terms,
-                        **({"term_gradient_norms": norms} if norms else {}),
-                    )
                     advance(1)
+            log.flush()
         self.adapters.model.eval()
-        return done
-
-    def _accumulate(
-        self,
-        step: Step,
-        rows: Sequence[EncodedExample],
-        old: Sequence[ReplayRow],
-        norms: dict[str, float] | None = None,
-    ) -> dict[str, float]:
-        """Gradients of one optimizer step, summed over its micro-batches; returns the value of each loss term.
-
-        `norms` takes the gradient norm of each weighted term, of its first micro-batch: which term pulls how hard.
-        A row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old).
-        """
-        replay_weight = self.recipe.method.replay_weight
-        weight_sum = len(step.new) + replay_weight * len(step.replay)
-        values: dict[str, float] = {}
-        device, pad = self.base.device, self.base.tokenizer.pad_token_id
-        if step.new and weight_sum:
-            chosen = [rows[index] for index in step.new]
-            totals = StepTotals(sum(row.answer_length for row in chosen), len(chosen))
-            for group in self._micro_batches(chosen):
-                batch = collate([chosen[index] for index in group], pad).to(device)
-                self._backward(self.method.new_task_loss(batch, totals), len(step.new) / weight_sum, values, norms)
-        if step.replay and replay_weight:
-            past = [old[index] for index in step.replay]
-            totals = StepTotals(
-                sum(row.encoded.answer_length for row in past), len(past), frozenset(row.task for row in past)
-            )
-            for group in self._micro_batches([row.encoded for row in past]):
-                members = [past[index] for index in group]
-                batch = collate([row.encoded for row in members], pad).to(device)
-                terms = self.method.replay_loss(ReplayBatch(batch, members), totals)
-                self._backward(terms, replay_weight * len(step.replay) / weight_sum, values, norms)
-        return values
-
-    def _backward(
-        self, terms: Sequence[LossTerm], share: float, values: dict[str, float], norms: dict[str, float] | None
-    ) -> None:
-        if norms is not None:
-            for term in terms:
-                if term.name not in norms:
-                    norms[term.name] = self._gradient_norm(share * term.weight * term.value)
-        loss = torch.stack([term.weight * term.value for term in terms]).sum() * share
-        loss.backward()  # type: ignore[no-untyped-call]
-        for term in terms:
-            values[term.name] = values.get(term.name, 0.0) + float(term.value.detach())
-
-    def _gradient_norm(self, loss: torch.Tensor) -> float:
-        """L2 norm of the gradient; the graph and the parameters' own gradients stay as they are."""
-        gradients = torch.autograd.grad(
-            loss, self.adapters.trainable_parameters(), retain_graph=True, allow_unused=True
-        )
-        return float(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
-
-    def _micro_batches(self, rows: Sequence[EncodedExample]) -> list[list[int]]:
-        return split_by_tokens([len(row.input_ids) for row in rows], self.recipe.train.micro_batch_tokens)
-
-    def _check_finite(self, norm: float, tasks: Sequence[Task], step: Step) -> None:
-        if not math.isfinite(norm):
-            raise UserError(
-                f"learning {tasks[0].name}: the loss is not finite any more (rows {list(step.new)[:8]} of this step). "
-                "Lower train.learning_rate or method.attention_weight, or compute in float32 (base.dtype)"
-            )
+        return log.steps
 
     def _epochs(self, tasks: Sequence[Task]) -> int:
         """Epochs of the task; of a joint stage the mean over its rows, rounded up: as many steps as the sequence."""

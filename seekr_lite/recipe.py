@@ -101,7 +101,12 @@ class TrainSettings(Section):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(2e-4, description="Peak learning rate.")
     batch_size: Positive = Field(16, description="New rows per optimizer step, whatever the micro-batches.")
     micro_batch_tokens: Positive = Field(
-        4096, description="Padded tokens that pass the model at once; memory, not results, depends on it."
+        4096,
+        description="Padded tokens that pass the model at once; memory, not results, depends on it. Where memory runs "
+        "out it shrinks by itself.",
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="8-bit ones keep their state in a quarter of the memory; paged ones move it to the host."
     )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.9, 0.95), description="AdamW's betas (SEEKR's values)."

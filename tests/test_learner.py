@@ -12,9 +12,11 @@ import seekr_lite as sl
 from seekr_lite.attention.tap import tap
 from seekr_lite.learner import Learner, learning_rate_factor
 from seekr_lite.methods.schedule import Step
+from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.runner import gather_tasks
+from seekr_lite.step_gradients import StepGradients
 
 
 def step_gradients(recipe: Recipe, last_step: Recipe | None = None) -> list[torch.Tensor]:
@@ -29,7 +31,10 @@ def step_gradients(recipe: Recipe, last_step: Recipe | None = None) -> list[torc
     old = learner._replay_rows()
     learner.adapters.model.train()
     with tap(learner.base.model):
-        learner._accumulate(Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
+        gradients = StepGradients(
+            learner.method, learner.adapters, MicroBatches(learner.recipe.train.micro_batch_tokens, Listener()), 1.0
+        )
+        gradients(Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
     return [parameter.grad for parameter in learner.adapters.trainable_parameters() if parameter.grad is not None]
 
 

@@ -1,0 +1,80 @@
+"""How the rows of an optimizer step are cut so that they fit into memory: by tokens, rows of like length together.
+
+The result of a step does not depend on the cut (`StepTotals`), so a cut that turns out too large is made smaller and
+the step is done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from seekr_lite.data.batch import split_by_tokens
+from seekr_lite.errors import UserError
+from seekr_lite.progress import Listener
+
+Result = TypeVar("Result")
+
+
+class MicroBatches:
+    """The tokens (padded) that pass the model at once; fewer after each time that memory ran out."""
+
+    def __init__(self, tokens: int, listener: Listener) -> None:
+        self.tokens = tokens
+        self.listener = listener
+
+    def split(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Groups of row indices; a row that is longer than the limit goes alone."""
+        return split_by_tokens(lengths, self.tokens)
+
+    def fit(self, step: Callable[[], Result], lengths: Sequence[int], undo: Callable[[], None]) -> Result:
+        """Does a step over rows of these lengths; where memory runs out, undoes it and does it in smaller parts.
+
+        Random numbers are drawn again as they were, as far as the smaller parts draw the same.
+
+        Raises:
+            UserError: not even one row fits.
+        """
+        while True:
+            random_states = _random_states()
+            try:
+                return step()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            # Outside of the `except` block, whose traceback holds on to the tensors of the step.
+            undo()
+            self._shrink(len(lengths), max(lengths))
+            _restore_random_states(random_states)
+
+    def _shrink(self, rows: int, largest: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.tokens <= largest:  # no micro-batch had more tokens than the longest row alone
+            raise UserError(
+                f"out of memory with a single row of {largest} tokens: lower data.max_prompt_tokens or adapter.rank, "
+                'switch train.checkpointing on, take train.optimizer = "adamw_8bit", or a smaller base'
+            )
+        before, self.tokens = self.tokens, max(largest, min(self.tokens, rows * largest) // 2)
+        self.listener.event("out_of_memory", micro_batch_tokens=self.tokens, before=before)
+        self.listener.say(
+            f"out of memory: from now on {self.tokens} tokens pass at once, not {before} (train.micro_batch_tokens). "
+            "Slower, with the same result"
+        )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on a CPU
+
+
+def _random_states() -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+
+def _restore_random_states(states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    cpu, cuda = states
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda)
