@@ -116,3 +116,15 @@ def test_the_benchmark_runs_and_ours_keeps_fewer_bytes(tmp_path: Path) -> None:
         assert all(ratio is not None for ratio in ratios.values())
         assert cases["our replay"]["saved_bytes"] < cases["official replay"]["saved_bytes"]
         assert ratios["attention term: official bytes / ours"] > 1
+
+
+def test_train_throughput_runs_and_the_losses_agree(tmp_path: Path) -> None:
+    output = tmp_path / "quick.json"
+    script = SCRIPT.with_name("train_throughput.py")
+    command = [sys.executable, str(script), "--quick", "--json", "--repeats", "1", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert report == json.loads(output.read_text())
+    assert report["largest_difference_of_the_first_loss"] < 1e-3
+    assert len(report["ways"]) == 6
+    assert all(way["rows_per_second"] > 0 for way in report["ways"])

@@ -1,0 +1,326 @@
+"""Training rows a second: ours beside the ordinary way, transformers' Trainer with PEFT and bitsandbytes.
+
+    python benchmarks/train_throughput.py --model models/smollm2-135m-instruct --data FOLDER/OF/TRACE
+    python benchmarks/train_throughput.py --quick --json      # the built-in base and toy tasks, to see that it runs
+
+The tasks are trained one after another, as a run trains them, on the same share of the rows of each: their real
+proportions and lengths. All ways have the same NF4 base, dtype, adapter, AdamW, learning rate, clipping, checkpointing,
+rows per optimizer step, and room for the same padded tokens in a micro-batch (theirs: so many rows of the longest).
+
+- ordinary: rows in order, padded to the longest of a micro-batch;
+- ordinary, grouped by length: its `train_sampling_strategy = "group_by_length"`;
+- ordinary, padding-free: its `DataCollatorWithFlattening`, one long row with position ids;
+- ours; and ours with one lever taken away each: the output layer on answers only; micro-batches by tokens, rows of like
+  length together.
+
+Repeats take turns; figures are medians. The loss of the first step must agree between ordinary and ours to 1e-3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
+
+from seekr_lite.adapters import AdapterSequence
+from seekr_lite.base import Base, load_base
+from seekr_lite.data.encoding import EncodedExample, encode_task_rows
+from seekr_lite.data.task import Task
+from seekr_lite.learner import Learner
+from seekr_lite.methods import answer_states
+from seekr_lite.methods.answer_states import AnswerStates
+from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.progress import Listener
+from seekr_lite.recipe import Recipe
+from seekr_lite.run_folder import versions, write_json
+from seekr_lite.runner import gather_tasks
+
+ROOT = Path(__file__).parents[1]
+TRACE_TASKS = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
+LIMITS: dict[str, Any] = {  # the paper's
+    "max_prompt_tokens": 1024,
+    "max_answer_tokens": 512,
+    "train_limit": None,
+    "validation_rows": 0,
+}
+MICRO_ROWS = 4  # of the ordinary way; ours has room for as many tokens as so many of the longest rows
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One pass over all tasks: seconds, and the loss of each task's first step."""
+
+    seconds: float
+    first_losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    """What is measured, and how it came out; `speedup` is over the ordinary way."""
+
+    name: str
+    seconds: list[float]
+    rows_per_second: float
+    speedup: float
+
+
+# ---------------------------------------------------------------------- ours
+
+
+class FirstLosses(Listener):
+    """Hears the loss of each task's first step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def event(self, kind: str, **values: Any) -> None:
+        if kind == "step" and values["step"] == 1:
+            self.losses.append(values["cross_entropy"])
+
+
+def train_ours(recipe: Recipe, tasks: Sequence[Task]) -> Trained:
+    heard = FirstLosses()
+    learner = Learner(recipe, load_base(recipe.base), heard)
+    started = time.perf_counter()
+    for task in tasks:
+        learner.learn(task)
+    return Trained(time.perf_counter() - started, tuple(heard.losses))
+
+
+@contextmanager
+def all_logits() -> Iterator[None]:
+    """The output layer runs on every position, and makes whole logits."""
+
+    def states(model: Any, batch: Any, recorder: Any = None, positions: Any = None, inputs_embeds: Any = None) -> Any:
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).logits
+        kept = answer_states.answer_span(batch) + 1
+        return AnswerStates(logits[:, logits.shape[1] - kept :], lambda made: made)
+
+    with patch("seekr_lite.methods.method.answer_states", states):
+        yield
+
+
+@contextmanager
+def rows_as_they_come() -> Iterator[None]:
+    """Micro-batches of MICRO_ROWS rows in the order of the step."""
+
+    def split(self: MicroBatches, lengths: Sequence[int]) -> list[list[int]]:
+        order = list(range(len(lengths)))
+        return [order[first : first + MICRO_ROWS] for first in range(0, len(order), MICRO_ROWS)]
+
+    with patch.object(MicroBatches, "split", split):
+        yield
+
+
+# ---------------------------------------------------------------------- the ordinary way
+
+
+def train_ordinary(recipe: Recipe, tasks: Sequence[Task], sampling: str, padding_free: bool) -> Trained:
+    """transformers' Trainer, a task after another, on the same base and adapter."""
+    from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+
+    base = load_base(recipe.base)
+    adapters = AdapterSequence(base, recipe.adapter, recipe.run.seed)  # PEFT's model, with our start of the adapter
+    adapters.start_task()
+    tokenizer: Any = base.tokenizer
+    collator = DataCollatorWithFlattening() if padding_free else DataCollatorForSeq2Seq(tokenizer)
+    started = time.perf_counter()
+    losses = []
+    for stage, task in enumerate(tasks):
+        rows = encode_task_rows(tokenizer, task.train, recipe.data)
+        trainer = make_trainer(base, adapters.model, recipe, in_our_order(rows, recipe, stage), collator, sampling)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    return Trained(time.perf_counter() - started, tuple(losses))
+
+
+def make_trainer(base: Base, model: Any, recipe: Recipe, rows: Any, collator: Any, sampling: str) -> Any:
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    settings = recipe.train
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        num_train_epochs=1,
+        per_device_train_batch_size=MICRO_ROWS,
+        gradient_accumulation_steps=settings.batch_size // MICRO_ROWS,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant",
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip_norm,
+        optim="adamw_torch",
+        gradient_checkpointing=settings.checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        train_sampling_strategy=sampling,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=base.device.type == "cpu",
+        remove_unused_columns=False,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def in_our_order(rows: Sequence[EncodedExample], recipe: Recipe, stage: int) -> list[dict[str, Any]]:
+    """Rows as the Trainer takes them, in the order in which ours meets them, so that steps hold the same rows."""
+    from seekr_lite.methods.schedule import plan_epoch
+    from seekr_lite.seeds import generator_for
+
+    order = generator_for(recipe.run.seed, "order", stage)
+    steps = plan_epoch(len(rows), recipe.train.batch_size, 0, 1.0, False, order)
+    chosen = [rows[index] for step in steps for index in step.new]
+    return [
+        {
+            "input_ids": list(row.input_ids),
+            "labels": [-100] * (len(row.input_ids) - row.answer_length)
+            + list(row.input_ids[len(row.input_ids) - row.answer_length :]),
+        }
+        for row in chosen
+    ]
+
+
+# ---------------------------------------------------------------------- measuring
+
+
+def ways(recipe: Recipe, tasks: Sequence[Task], levers: bool) -> dict[str, Callable[[], Trained]]:
+    def without(lever: Callable[[], Any]) -> Callable[[], Trained]:
+        def train() -> Trained:
+            with lever():
+                return train_ours(recipe, tasks)
+
+        return train
+
+    found: dict[str, Callable[[], Trained]] = {
+        "ordinary": lambda: train_ordinary(recipe, tasks, "sequential", padding_free=False),
+        "ordinary, grouped by length": lambda: train_ordinary(recipe, tasks, "group_by_length", padding_free=False),
+        "ordinary, padding-free": lambda: train_ordinary(recipe, tasks, "sequential", padding_free=True),
+        "ours": lambda: train_ours(recipe, tasks),
+    }
+    if levers:
+        found["ours, output layer on all positions"] = without(all_logits)
+        found["ours, micro-batches as rows come"] = without(rows_as_they_come)
+    return found
+
+
+def measure(recipe: Recipe, tasks: Sequence[Task], repeats: int, levers: bool) -> dict[str, Any]:
+    rows = sum(len(task.train) for task in tasks)
+    seconds: dict[str, list[float]] = {}
+    losses: dict[str, tuple[float, ...]] = {}
+    for _ in range(repeats):
+        for name, train in ways(recipe, tasks, levers).items():
+            trained = train()
+            print(f"{name}: {trained.seconds:.1f} s", file=sys.stderr)
+            seconds.setdefault(name, []).append(trained.seconds)
+            losses[name] = trained.first_losses
+    ordinary = median(seconds["ordinary"])
+    found = [Way(name, times, rows / median(times), ordinary / median(times)) for name, times in seconds.items()]
+    pairs = zip(losses["ordinary"], losses["ours"], strict=True)
+    return {
+        "rows": {task.name: len(task.train) for task in tasks},
+        "batch_size": recipe.train.batch_size,
+        "micro_rows_of_the_ordinary_way": MICRO_ROWS,
+        "micro_batch_tokens_of_ours": recipe.train.micro_batch_tokens,
+        "checkpointing": recipe.train.checkpointing,
+        "dtype": recipe.base.dtype,
+        "adapter": recipe.adapter.model_dump(),
+        "ways": [asdict(way) for way in found],
+        "first_losses": losses,
+        "largest_difference_of_the_first_loss": max(abs(one - other) / abs(one) for one, other in pairs),
+    }
+
+
+def real_recipe(model: str, data: str, batch_size: int, checkpointing: bool) -> Recipe:
+    recipe = Recipe.from_toml(ROOT / "recipes" / "smollm2-trace.toml")
+    return recipe.with_(
+        base={"model": model},
+        data={"path": data, "tasks": TRACE_TASKS, **LIMITS},
+        train=training(batch_size, checkpointing, longest=LIMITS["max_prompt_tokens"] + LIMITS["max_answer_tokens"]),
+        method={"name": "sequential"},
+    )
+
+
+def quick_recipe() -> Recipe:
+    recipe = Recipe.from_toml(ROOT / "recipes" / "quickstart.toml")
+    return recipe.with_(train=training(8, False, longest=32), method={"name": "sequential"})
+
+
+def training(batch_size: int, checkpointing: bool, longest: int) -> dict[str, Any]:
+    return {
+        "epochs": 1,
+        "batch_size": batch_size,
+        "micro_batch_tokens": MICRO_ROWS * longest,
+        "checkpointing": checkpointing,
+        "schedule": "constant",
+        "warmup": 0.0,
+    }
+
+
+def share_of(task: Task, share: float, batch_size: int) -> Task:
+    """The first rows of a task: a share of them, rounded to whole optimizer steps."""
+    from dataclasses import replace
+
+    steps = max(1, round(len(task.train) * share / batch_size))
+    return replace(task, train=task.train[: steps * batch_size])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(ROOT / "models" / "smollm2-135m-instruct"))
+    parser.add_argument("--data", default=str(ROOT / "data" / "TRACE-Benchmark" / "LLM-CL-Benchmark_Reasoning"))
+    parser.add_argument("--share", type=float, default=0.02, help="share of each task's rows")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-levers", action="store_true", help="skip ours without each lever")
+    parser.add_argument("--quick", action="store_true", help="the built-in base and toy tasks")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    options = parser.parse_args()
+    recipe = (
+        quick_recipe()
+        if options.quick
+        else real_recipe(options.model, options.data, options.batch_size, options.checkpointing)
+    )
+    share = 0.08 if options.quick else options.share
+    tasks = [share_of(task, share, recipe.train.batch_size) for task in gather_tasks(recipe, None, ())]
+    result = {
+        "command": " ".join(["python", "benchmarks/train_throughput.py", *sys.argv[1:]]),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
+        "versions": versions(),
+        **measure(recipe, tasks, options.repeats, not options.no_levers),
+    }
+    if options.output:
+        write_json(options.output, result)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{sum(result['rows'].values())} rows of {len(tasks)} tasks; {result['device']}")
+    for way in result["ways"]:
+        print(f"{way['name']:40} {way['rows_per_second']:7.2f} rows/s   {way['speedup']:.2f} x")
+    print(f"largest relative difference of a first loss: {result['largest_difference_of_the_first_loss']:.1e}")
+
+
+if __name__ == "__main__":
+    main()
