@@ -305,9 +305,7 @@ def main() -> None:
     tasks = [share_of(task, share, recipe.train.batch_size) for task in gather_tasks(recipe, None, ())]
     result = {
         "command": " ".join(["python", "benchmarks/train_throughput.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"cpu, {torch.get_num_threads()} threads",
+        "device": device_name(),
         "versions": versions(),
         **measure(recipe, tasks, options.repeats, not options.no_levers),
     }
