@@ -33,6 +33,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
+from benchmarks.method_cost import device_name
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.base import Base, load_base
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
