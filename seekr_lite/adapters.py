@@ -34,7 +34,7 @@ ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "qu
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A frozen adapter on the host: PEFT's names -> fp32 tensors, lora_A `[rank, in]`, lora_B `[out, rank]`."""
+    """A frozen adapter on the host: PEFT's names -> tensors, lora_A `[rank, in]`, lora_B `[out, rank]`."""
 
     weights: dict[str, torch.Tensor]
     rank: int
@@ -55,6 +55,7 @@ class AdapterSequence:
             self.model = get_peft_model(base.model, self._config(settings.rank, settings.dropout), adapter_name=STUDENT)
         except ValueError as error:
             raise UserError(f"adapter.targets {settings.targets!r}: {error}") from None
+        self._set_dtype(STUDENT)
         self._student = self._parameters(STUDENT)
         self._activate([STUDENT])
 
@@ -163,8 +164,14 @@ class AdapterSequence:
     def _add(self, adapter: str, rank: int) -> None:
         with torch.random.fork_rng(devices=[]):  # PEFT draws an initialisation that is overwritten at once
             self.model.add_adapter(adapter, self._config(rank, 0.0))
+        self._set_dtype(adapter)
         for parameter in self._parameters(adapter).values():
             parameter.requires_grad_(False)
+
+    def _set_dtype(self, adapter: str) -> None:
+        """PEFT makes adapters of fp32, whatever the base is computed in."""
+        for parameter in self._parameters(adapter).values():
+            parameter.data = parameter.data.to(getattr(torch, self.settings.dtype))
 
     def _drop(self, adapter: str) -> None:
         if adapter in self.model.peft_config:
@@ -210,7 +217,7 @@ class AdapterSequence:
 
 
 def _host(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _plain(value: Any) -> Any:

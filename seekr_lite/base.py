@@ -147,6 +147,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def limit_memory(gigabytes: float | None, device: torch.device) -> None:
+    """Keeps this process from taking more of a GPU's memory than so many GiB; elsewhere nothing is limited."""
+    import torch
+
+    if gigabytes is None or device.type != "cuda":
+        return
+    whole = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole), device)
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on a GPU that computes in it, float16 on an older one, float32 on a CPU."""
     import torch

@@ -63,6 +63,10 @@ class AdapterSettings(Section):
         "all-linear",
         description="all-linear, attention (projections of attention only), or names of modules.",
     )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What the adapter is kept and computed in. bfloat16 is smaller and faster; small steps are rounded away.",
+    )
     growth: Literal["continue", "stack"] = Field(
         "continue",
         description="continue: adapter k starts from the weights of adapter k-1. "
@@ -174,7 +178,7 @@ class RunSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1234, description="Same seed, same run, on a CPU to the bit.")
     output: str | None = Field(None, description="The run folder; by default runs/<name of the recipe>.")
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Memory of the card; kept for the memory plan, not enforced yet."
+        None, description="GiB of the GPU that the run may take; `plan` says what fits, and a run never takes more."
     )
 
 

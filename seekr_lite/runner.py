@@ -138,7 +138,7 @@ def run(
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
     """
-    from seekr_lite.base import load_base
+    from seekr_lite.base import choose_device, limit_memory, load_base
     from seekr_lite.learner import Learner
 
     if not isinstance(recipe, Recipe):
@@ -151,6 +151,7 @@ def run(
         check_continues(folder, recipe)
     sequence = gather_tasks(recipe, folder, tasks)
     check_against_base(recipe)
+    limit_memory(recipe.run.memory_limit_gb, choose_device(recipe.base.device))
     base = load_base(recipe.base)
 
     if listener is None:

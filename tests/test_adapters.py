@@ -105,3 +105,20 @@ def test_gradients_on_four_bits_are_right_after_a_test() -> None:
         grads.append([p.grad for p in adapters.trainable_parameters()])
     for fresh, tested in zip(*grads, strict=True):
         torch.testing.assert_close(fresh, tested)
+
+
+@pytest.mark.parametrize("growth", ["continue", "stack"])
+def test_adapters_in_bfloat16_stay_so_wherever_they_act(growth: str) -> None:
+    base = load_base(BaseSettings(model="tiny", quantization="nf4", device="cpu", dtype="bfloat16"))
+    settings = AdapterSettings(rank=4, growth=growth, dtype="bfloat16")  # type: ignore[arg-type]
+    adapters = AdapterSequence(base, settings, seed=0)
+    for _ in range(2):
+        adapters.start_task()
+        disturb(adapters)
+        adapters.finish_task()
+    adapters.start_task()
+    with adapters.acting_as(0, slot_rank=adapters.teacher_rank):
+        logits(adapters)
+    lora = [parameter for name, parameter in adapters.model.named_parameters() if ".lora_" in name]
+    assert {parameter.dtype for parameter in lora} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in adapters.snapshots[-1].weights.values()} == {torch.bfloat16}
