@@ -65,7 +65,7 @@ class AdapterSettings(Section):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="What the adapter is kept and computed in. bfloat16 is smaller and faster; small steps are rounded away.",
+        description="What the adapter is kept and computed in. bfloat16: smaller and faster, small steps round away.",
     )
     growth: Literal["continue", "stack"] = Field(
         "continue",
