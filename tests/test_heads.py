@@ -164,7 +164,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(seekr_run: sl.Run, tmp_p
     assert "http" not in page
     for task in seekr_run.heads.tasks:
         for measure in task.measures:
-            assert f'aria-label="{measure}, task {task.task}"' in page
+            assert f'aria-label="{measure} after {task.task}"' in page
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["page", "notebook"])
@@ -183,7 +183,7 @@ def test_the_name_of_a_task_cannot_become_html(whole: bool, tmp_path: Path) -> N
 def test_inspect_shows_heads_and_what_is_kept(seekr_run: sl.Run) -> None:
     done = command("inspect", seekr_run.path, "--after", "shade")
     assert done.exit_code == 0, done.output
-    for words in ("importance, task shade", "top heads", "Jaccard", "shade -> keeper", "what is kept, in bytes"):
+    for words in ("importance after shade", "top heads", "Jaccard", "shade -> keeper", "what is kept, in bytes"):
         assert words in done.stdout
 
 

@@ -95,7 +95,7 @@ def _figure(task: TaskHeads, measure: str) -> str:
     )
     frames = "".join(f'<rect x="{MARGIN + head * CELL}" y="{MARGIN + layer * CELL}"/>' for layer, head in task.chosen)
     zoom = max(1.0, min(2.0, SMALL / width))
-    label = escape(f"{measure}, task {task.task}", quote=True)
+    label = escape(f"{measure} after {task.task}", quote=True)
     size = f'width="{zoom * width:.0f}" height="{zoom * height:.0f}" viewBox="0 0 {width} {height}"'
     back = f'<rect class="back" x="{MARGIN}" y="{MARGIN}" width="{heads * CELL}" height="{layers * CELL}"/>'
     return (

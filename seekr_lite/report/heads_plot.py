@@ -33,7 +33,7 @@ def heads_figure(task: TaskHeads, measure: str | None = None) -> Any:
         )
         axes.add_patch(frame)
     axes.set(xlabel="head", ylabel="layer")
-    axes.set_title(f"{name}, task {task.task}\n{len(task.chosen)} of {layers * heads} heads chosen", fontsize=10)
+    axes.set_title(f"{name} after {task.task}\n{len(task.chosen)} of {layers * heads} heads chosen", fontsize=10)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
     figure.colorbar(image, ax=axes, label=name, aspect=30)

@@ -38,7 +38,7 @@ def render_heads(task: TaskHeads, measure: str | None, changes: Sequence[ChoiceC
     layers, heads = values.shape
     chosen = ", ".join(f"{layer}: {ranges(members)}" for layer, members in task.chosen_by_layer().items())
     parts: list[Any] = [
-        Text(f"{name}, task {task.task}, {layers} layers x {heads} heads", style="bold"),
+        Text(f"{name} after {task.task}, {layers} layers x {heads} heads", style="bold"),
         Text("digit: 10 x square root of (value / largest); *: a chosen head\n"),
         *_heatmap(task, measure),
         Text(f"{len(task.chosen)} heads chosen (layer: heads)   {chosen}\n"),
