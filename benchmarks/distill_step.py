@@ -58,6 +58,7 @@ from seekr_lite.attention.tap import AttentionCall, HeadPairs, select_heads, tap
 from seekr_lite.base import Base, keep_trainable
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.files import write_text
 from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span
 from seekr_lite.methods.head_scoring import score_heads
 from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
@@ -65,7 +66,6 @@ from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.recipe import AdapterSettings, MethodSettings
-from seekr_lite.run_folder import write_text
 
 SEED = 0
 PAD = 0

@@ -21,7 +21,8 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from seekr_lite.run_folder import versions, write_json
+from seekr_lite.files import write_json
+from seekr_lite.run_folder import versions
 
 
 @dataclass(frozen=True)

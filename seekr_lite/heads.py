@@ -172,7 +172,7 @@ class Heads:
 
     def save_png(self, path: str | Path, measure: str | None = None, after: str | None = None) -> None:
         """Writes `plot(...)` as a PNG. Raises `UserError` where the file cannot be written."""
-        from seekr_lite.run_folder import user_file
+        from seekr_lite.files import user_file
 
         figure = self.plot(measure, after)
         with user_file(path) as temporary:
@@ -180,8 +180,8 @@ class Heads:
 
     def save_html(self, path: str | Path) -> None:
         """Writes one HTML file that needs nothing else. Raises `UserError` where it cannot be written."""
+        from seekr_lite.files import user_file
         from seekr_lite.report.heads_html import heads_page
-        from seekr_lite.run_folder import user_file
 
         with user_file(path) as temporary:
             temporary.write_text(heads_page(self), encoding="utf-8")

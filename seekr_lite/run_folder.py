@@ -7,11 +7,7 @@ taken for whole.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.evaluate import PredictionDraft
+from seekr_lite.files import new_file, new_folder, read_json, read_tensors, write_json, write_text
 
 if TYPE_CHECKING:
     from seekr_lite.adapters import Snapshot
@@ -165,7 +162,7 @@ class RunFolder:
     def load_state(self, index: int, state_folder: str) -> tuple[dict[str, Any], Any]:
         """What the method kept of a stage: tensors, and plain values."""
         path = self.path / state_folder / f"{self.record.stages[index].name}.safetensors"
-        return _read_tensors(path), read_json(path.with_suffix(".json"))
+        return read_tensors(path), read_json(path.with_suffix(".json"))
 
     def memory_path(self, index: int) -> Path:
         return self.path / "memory" / f"{self.record.stages[index].name}.jsonl"
@@ -196,7 +193,7 @@ class RunFolder:
         folder = self.adapter_folder(index)
         config = read_json(folder / "adapter_config.json")
         return Snapshot(
-            _read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"])
+            read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"])
         )
 
     # ------------------------------------------------------------------ evaluations
@@ -302,83 +299,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-# ---------------------------------------------------------------------- atomic files
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; it takes `path`'s place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def user_file(path: str | Path) -> Iterator[Path]:
-    """`new_file` for a file that the user named. Raises `UserError` where it cannot be written."""
-    try:
-        with new_file(Path(path)) as temporary:
-            yield temporary
-    except OSError as error:
-        raise UserError(f"{path}: this file cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`; it takes `path`'s place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():  # left behind by a stop before it was recorded
-            shutil.rmtree(path)
-        temporary.rename(path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    with new_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, values: Any) -> None:
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: this file of the run is missing") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
-
-
-def _read_tensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: this file of the run is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
-
-
 def _example_values(row: Example) -> dict[str, Any]:
     values: dict[str, Any] = {"prompt": row.prompt, "answer": row.answer}
     return values | ({"references": list(row.references)} if row.references else {})
@@ -393,11 +313,3 @@ def _read_examples(path: Path) -> Iterator[Example]:
             yield Example(values["prompt"], values["answer"], tuple(values.get("references", ())))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}:{number}: this file of the run is damaged: {error}") from None
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,9 +13,10 @@ from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.files import read_json, write_json
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import RunFolder, read_json, write_json
+from seekr_lite.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from seekr_lite.head_graft import GraftResult
