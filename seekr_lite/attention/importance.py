@@ -33,11 +33,12 @@ class SensitivityRecorder:
         group = call.query.shape[1] // call.value.shape[1]
         value_gram = (value.transpose(2, 3) @ value).repeat_interleave(group, dim=1)  # [b, h, d, d]
         area = (tokens - self.padding).to(value.dtype).square()[:, None]  # [b, 1]
+        layer = call.layer  # a hook that held the call would hold its own tensor, and all of the layer with it
 
         def measure(grad: torch.Tensor) -> None:
             per_head = grad.transpose(1, 2).to(value_gram.dtype)  # [b, h, n, d]
             gram = per_head.transpose(2, 3) @ per_head
-            self.layers.setdefault(call.layer, (gram * value_gram).sum((2, 3)) / area)
+            self.layers.setdefault(layer, (gram * value_gram).sum((2, 3)) / area)
 
         call.output.register_hook(measure)
 

@@ -1,0 +1,231 @@
+"""Memory of every phase, from the product's own steps on fake tensors.
+
+Layers of a decoder are alike, and rows are: what two depths and two numbers of rows need gives what any need. (Peaks
+are sums over layers and rows plus a part that hangs on neither; that they are straight lines is tested.)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.plan.account import MemoryAccount, SavedBytes, tensor_bytes
+from seekr_lite.plan.fake import fake_base, fake_tensors
+from seekr_lite.plan.phases import (
+    RowLength,
+    Step,
+    change_pass,
+    enter_last_task,
+    held_out_pass,
+    last_token_pass,
+    leave_last_task,
+    prompts_pass,
+    replay_step,
+    sensitivity_pass,
+    train_step,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from seekr_lite.learner import Learner
+    from seekr_lite.recipe import Recipe
+
+FEWEST_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the longest steps are: tasks of the sequence, the longest row, and rows at once in each phase
+    (replay 0: nothing is replayed)."""
+
+    tasks: int
+    length: RowLength
+    train: int
+    replay: int
+    held_out: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class PhaseStep:
+    """A step of a phase. `one_row`: it never takes more."""
+
+    phase: str
+    name: str
+    run: Step
+    rows: int
+    one_row: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """Bytes by the number of rows: `fixed + rows * per_row`."""
+
+    fixed: float
+    per_row: float
+
+    def at(self, rows: int) -> int:
+        return max(0, round(self.fixed + rows * self.per_row))
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What a step takes above what stays. saved: held by autograd at most; peak: alive at most, `saved` included."""
+
+    step: PhaseStep
+    saved: Line
+    peak: Line
+
+
+@dataclass(frozen=True)
+class AdapterBytes:
+    """Adapters on the device. student: the one that learns (fp32, as PEFT keeps it); others: the slot through which old
+    adapters act, and with `growth = "stack"` the frozen sum; while a task is learned, and after it."""
+
+    student: int
+    others: int
+    others_after: int
+
+    @property
+    def gradients(self) -> int:
+        return self.student
+
+    @property
+    def optimizer(self) -> int:
+        """AdamW's two moments."""
+        return 2 * self.student
+
+
+@dataclass(frozen=True)
+class ActivationPlan:
+    """What two runs at two depths say of the whole model."""
+
+    adapters: AdapterBytes
+    steps: tuple[StepMemory, ...]
+
+
+def training_steps(sizes: Sizes) -> Iterator[PhaseStep]:
+    """The longest steps while a task is learned."""
+    yield PhaseStep("train", "new rows", train_step, sizes.train)
+    if sizes.replay:
+        yield PhaseStep("replay", "old rows", replay_step, sizes.replay)
+
+
+def testing_steps(sizes: Sizes, scores_heads: bool) -> Iterator[PhaseStep]:
+    """The longest steps after a task."""
+    if scores_heads:
+        yield PhaseStep("scoring", "sensitivity", sensitivity_pass, 1, one_row=True)
+        yield PhaseStep("scoring", "change of maps", change_pass, 1, one_row=True)
+    if sizes.held_out:
+        yield PhaseStep("held-out rows", "likelihood", held_out_pass, sizes.held_out)
+    yield PhaseStep("generation", "prompts", prompts_pass, sizes.generation)
+    yield PhaseStep("generation", "last token", last_token_pass, sizes.generation)
+
+
+def estimate_activations(recipe: Recipe, config: Any, dtype: torch.dtype, sizes: Sizes) -> ActivationPlan:
+    """Runs the longest steps at two depths. See the module."""
+    text = config.get_text_config()
+    layers, heads = int(text.num_hidden_layers), int(text.num_attention_heads)
+    held = held_heads(recipe, layers, heads)
+    shallow = max(FEWEST_LAYERS, -(-held // heads))
+    if shallow + 1 >= layers:
+        return _run(recipe, config, layers, dtype, sizes, held)
+    few = _run(recipe, config, shallow, dtype, sizes, held)
+    more = _run(recipe, config, shallow + 1, dtype, sizes, held)
+    return _deeper(few, more, layers - shallow)
+
+
+def held_heads(recipe: Recipe, layers: int, heads: int) -> int:
+    """Heads that are held for each task: 0 but for seekr."""
+    from seekr_lite.attention.selection import resolve_budgets
+
+    if recipe.method.name != "seekr":
+        return 0
+    budget = resolve_budgets(recipe.method, layers, heads)[1]
+    return layers * heads if recipe.method.selection == "all" else budget
+
+
+def _run(recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Sizes, held: int) -> ActivationPlan:
+    from seekr_lite.learner import Learner
+
+    steps = []
+    shallow = recipe.with_(method={"layer_budget": "all", "head_budget": "all"})  # what is held comes as a number
+    with fake_tensors():
+        learner = Learner(shallow, fake_base(_with_layers(config, layers), recipe.base, dtype))
+        enter_last_task(learner, sizes.tasks, held)
+        others = _other_adapters(learner)
+        steps += [_observe(learner, step, sizes.length) for step in training_steps(sizes)]
+        leave_last_task(learner)
+        after = _other_adapters(learner)
+        steps += [
+            _observe(learner, step, sizes.length)
+            for step in testing_steps(sizes, learner.method.looks_into_attention)
+        ]
+        student = tensor_bytes(learner.adapters.trainable_parameters())
+    return ActivationPlan(AdapterBytes(student, others, after), tuple(steps))
+
+
+def _observe(learner: Learner, step: PhaseStep, length: RowLength) -> StepMemory:
+    one = observe(learner, step.run, 1, length)
+    if step.one_row:
+        return StepMemory(step, Line(one[0], 0), Line(one[1], 0))
+    rows = max(2, step.rows)
+    many = observe(learner, step.run, rows, length)
+    saved, peak = (_line(one[part], many[part], rows) for part in (0, 1))
+    return StepMemory(step, saved, peak)
+
+
+def observe(learner: Learner, step: Step, rows: int, length: RowLength) -> tuple[int, int]:
+    """(bytes that autograd held at most, bytes alive at most) of a step, above what was there before."""
+    stays = [*learner.adapters.model.parameters(), *learner.adapters.model.buffers()]
+    with MemoryAccount() as account, SavedBytes(stays) as saved:
+        step(learner, rows, length)
+    return saved.peak, account.peak
+
+
+def _line(one: int, many: int, rows: int) -> Line:
+    per_row = (many - one) / (rows - 1)
+    return Line(one - per_row, per_row)
+
+
+def _other_adapters(learner: Learner) -> int:
+    student = {id(parameter) for parameter in learner.adapters.trainable_parameters()}
+    return tensor_bytes(
+        parameter
+        for name, parameter in learner.adapters.model.named_parameters()
+        if ".lora_" in name and id(parameter) not in student
+    )
+
+
+def _with_layers(config: Any, layers: int) -> Any:
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    return config
+
+
+def _deeper(few: ActivationPlan, more: ActivationPlan, layers: int) -> ActivationPlan:
+    """`layers` layers on top of `few`, each of which adds what `more` has over it."""
+
+    def add(a: float, b: float) -> float:
+        return a + (b - a) * layers
+
+    def line(a: Line, b: Line) -> Line:
+        return Line(add(a.fixed, b.fixed), add(a.per_row, b.per_row))
+
+    adapters = AdapterBytes(
+        *(
+            int(add(getattr(few.adapters, part), getattr(more.adapters, part)))
+            for part in ("student", "others", "others_after")
+        )
+    )
+    steps = tuple(
+        StepMemory(a.step, line(a.saved, b.saved), line(a.peak, b.peak))
+        for a, b in zip(few.steps, more.steps, strict=True)
+    )
+    return ActivationPlan(adapters, steps)

@@ -1,0 +1,259 @@
+"""The plan of a recipe: what it will need, and what fits on which card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.plan.configs import model_config, planned_dtype
+from seekr_lite.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
+from seekr_lite.plan.estimate import ActivationPlan, Sizes, StepMemory, estimate_activations
+from seekr_lite.plan.phases import RowLength
+from seekr_lite.plan.schedule import EvaluationCount, StageCount, count_evaluations, count_stages
+from seekr_lite.plan.weights import LOADING_AT_ONCE, BaseBytes, base_bytes
+from seekr_lite.plan.workload import Workload, read_workload
+
+if TYPE_CHECKING:
+    import torch
+
+    from seekr_lite.recipe import Recipe
+
+GB = 1 << 30  # as cards are sold: a "24 GB" card has 24 times this
+CARDS_GB = (24, 16, 12, 8)
+# Not measured, and stated in the output: what CUDA and its libraries take, and what the allocator cannot reuse.
+CUDA_BYTES, FRAGMENTS = 600 << 20, 0.05
+
+
+@dataclass(frozen=True)
+class PhaseMemory:
+    """Peak memory of a phase in bytes, by what it consists of.
+
+    saved: held for the backward pass; working: everything else that is alive at the peak; dequantised: one weight in
+    full precision; overhead: CUDA and fragments (0 on a CPU). rows: at once, of `Plan.length`.
+    """
+
+    phase: str
+    rows: int
+    base: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    saved: int
+    working: int
+    dequantised: int
+    overhead: int
+
+    @property
+    def peak(self) -> int:
+        parts = self.base, self.adapters, self.gradients, self.optimizer
+        return sum(parts) + self.saved + self.working + self.dequantised + self.overhead
+
+
+@dataclass(frozen=True)
+class CardFit:
+    """What fits into so much memory: the largest micro-batch and generation batch in tokens; None: not one row.
+
+    as_it_is: the recipe fits as it is written. largest_phase: which needs most, as it is written.
+    """
+
+    memory_gb: float
+    as_it_is: bool
+    largest_phase: str
+    micro_batch_tokens: int | None
+    batch_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `seekr-lite plan` says; bytes, tokens, hours."""
+
+    model: str
+    quantization: str
+    dtype: str
+    on_gpu: bool
+    parameters: int
+    adapter_bytes: int
+    length: RowLength
+    counted: str
+    micro_batch_tokens: int
+    phases: tuple[PhaseMemory, ...]
+    limit: CardFit | None
+    cards: tuple[CardFit, ...]
+    stages: tuple[StageCount, ...]
+    evaluations: EvaluationCount | None
+    speed: Speed | None
+    hours: Hours | None
+    disk: Disk
+
+    @property
+    def peak(self) -> PhaseMemory:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.peak)
+
+    def to_json(self) -> dict[str, Any]:
+        values = asdict(self)
+        for phase, memory in zip(values["phases"], self.phases, strict=True):
+            phase["peak"] = memory.peak
+        values["peak_bytes"] = self.peak.peak
+        if self.hours is not None:
+            values["hours"]["total"] = self.hours.total
+        values["disk"]["run_folder"] = self.disk.run_folder
+        return values
+
+
+def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: torch.dtype | None = None) -> Plan:
+    """Plans a recipe; nothing is loaded or downloaded.
+
+    Args:
+        tokens_per_second: of training; by default a published figure, scaled to the base.
+        dtype: what is computed in; by default the recipe's, "auto" being bfloat16 unless it runs on a CPU.
+
+    Raises:
+        UserError: the base's sizes are not known here, or the recipe or its data is wrong.
+    """
+    config = model_config(recipe.base)
+    workload = read_workload(recipe)
+    stages = count_stages(recipe, workload) if workload.tasks else ()
+    evaluations = count_evaluations(recipe, workload) if workload.tasks else None
+    dtype = dtype or planned_dtype(recipe.base)
+    base = bytes_of_config(config, dtype, recipe.base.quantization)
+    sizes = longest_sizes(recipe, workload, stages)
+    activations = estimate_activations(recipe, config, dtype, sizes)
+    memory = MemoryPlan(base, activations, on_gpu=recipe.base.device != "cpu")
+    phases = memory.phases()
+    limit_gb = recipe.run.memory_limit_gb
+    speed = choose_speed(base.parameters, sizes.generation, tokens_per_second)
+    text = config.get_text_config()
+    scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if recipe.method.name == "seekr" else 0
+    local = Path(recipe.base.model).expanduser().is_dir() or recipe.base.model == "tiny"
+    cap = recipe.train.batch_size
+    return Plan(
+        model=recipe.base.model,
+        quantization=recipe.base.quantization,
+        dtype=str(dtype).removeprefix("torch."),
+        on_gpu=memory.on_gpu,
+        parameters=base.parameters,
+        adapter_bytes=activations.adapters.student,
+        length=sizes.length,
+        counted=workload.counted,
+        micro_batch_tokens=recipe.train.micro_batch_tokens,
+        phases=phases,
+        limit=None if limit_gb is None else memory.fit(limit_gb, sizes, cap),
+        cards=tuple(memory.fit(card, sizes, cap) for card in CARDS_GB),
+        stages=stages,
+        evaluations=evaluations,
+        speed=speed,
+        hours=None if speed is None or evaluations is None else estimate_hours(recipe, stages, evaluations, speed),
+        disk=estimate_disk(
+            recipe,
+            workload,
+            stages,
+            evaluations,
+            activations.adapters.student,
+            scored,
+            0 if local else base.parameters * 2,
+        ),
+    )
+
+
+def bytes_of_config(config: Any, dtype: torch.dtype, quantization: str) -> BaseBytes:
+    """`base_bytes` of the model that a configuration describes; it is never made."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return base_bytes(AutoModelForCausalLM.from_config(config, dtype=dtype), quantization)
+
+
+def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCount]) -> Sizes:
+    """The longest row, and how many of it meet in each phase."""
+    from seekr_lite.methods.registry import method_class
+
+    length, method = workload.longest, method_class(recipe.method.name)
+    new_tokens = recipe.data.max_answer_tokens
+    at_once = max(1, recipe.train.micro_batch_tokens // length.tokens)
+    count = len(recipe.data.tasks) or 1
+    replayed = max((stage.most_replay_rows for stage in stages), default=at_once if count > 1 else 0)
+    tested = max((len(task.test) for task in workload.tasks), default=1 << 30)
+    held_out = max((len(task.validation) for task in workload.tasks), default=recipe.data.validation_rows)
+    batch = recipe.evaluate.batch_tokens
+    return Sizes(
+        tasks=1 if method.joint else count,
+        length=length,
+        train=min(at_once, recipe.train.batch_size),
+        replay=min(at_once, replayed) if method.replays else 0,
+        held_out=min(max(1, batch // length.tokens), held_out),
+        generation=min(max(1, batch // (length.prompt + new_tokens)), tested),
+    )
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What stays on the device and what comes and goes, put together."""
+
+    base: BaseBytes
+    activations: ActivationPlan
+    on_gpu: bool
+
+    def phases(self) -> tuple[PhaseMemory, ...]:
+        """Every phase at the recipe's own sizes; of a phase with several steps the larger one."""
+        found = [self._load()]
+        names = dict.fromkeys(step.step.phase for step in self.activations.steps)
+        for name in names:
+            steps = [step for step in self.activations.steps if step.step.phase == name]
+            found.append(max((self._phase(step, step.step.rows) for step in steps), key=lambda phase: phase.peak))
+        return tuple(found)
+
+    def fit(self, memory_gb: float, sizes: Sizes, batch_size: int) -> CardFit:
+        """What fits into `memory_gb`."""
+        limit = memory_gb * GB
+        phases = self.phases()
+        largest = max(phases, key=lambda phase: phase.peak)
+        fixed = [step for step in self.activations.steps if step.step.one_row]
+        always = self._load().peak <= limit and all(self._phase(step, 1).peak <= limit for step in fixed)
+        micro = self._most_rows(limit, ("train", "replay"), batch_size) if always else 0
+        tested = self._most_rows(limit, ("held-out rows", "generation"), 1 << 12) if always else 0
+        return CardFit(
+            memory_gb,
+            largest.peak <= limit,
+            largest.phase,
+            micro * sizes.length.tokens or None,
+            tested * sizes.length.tokens or None,
+        )
+
+    def _most_rows(self, limit: float, phases: Sequence[str], most: int) -> int:
+        """How many rows at once every one of these phases can take."""
+        steps = [step for step in self.activations.steps if step.step.phase in phases]
+        fits = [rows for rows in (0, 1) if rows == 0 or all(self._phase(step, 1).peak <= limit for step in steps)]
+        low, high = fits[-1], most + 1
+        while low and high - low > 1:
+            middle = (low + high) // 2
+            inside = all(self._phase(step, middle).peak <= limit for step in steps)
+            low, high = (middle, high) if inside else (low, middle)
+        return low
+
+    def _load(self) -> PhaseMemory:
+        weights = LOADING_AT_ONCE if self.base.dequantised else 1
+        working = weights * self.base.largest_weight
+        return PhaseMemory("load", 0, self.base.stored, 0, 0, 0, 0, working, 0, self._overhead(0))
+
+    def _phase(self, step: StepMemory, rows: int) -> PhaseMemory:
+        adapters, learns = self.activations.adapters, step.step.phase in ("train", "replay")
+        saved, peak = step.saved.at(rows), step.peak.at(rows)
+        return PhaseMemory(
+            phase=step.step.phase,
+            rows=rows,
+            base=self.base.stored,
+            adapters=adapters.student + (adapters.others if learns else adapters.others_after),
+            gradients=adapters.gradients if learns else 0,
+            optimizer=adapters.optimizer if learns else 0,
+            saved=min(saved, peak),
+            working=peak - min(saved, peak),
+            dequantised=self.base.dequantised,
+            overhead=self._overhead(peak),
+        )
+
+    def _overhead(self, activations: int) -> int:
+        return CUDA_BYTES + round(FRAGMENTS * activations) if self.on_gpu else 0
