@@ -13,6 +13,7 @@ import typer
 
 from seekr_lite.cli.data import data_app
 from seekr_lite.cli.heads import heads_app
+from seekr_lite.cli.plan import plan_command
 from seekr_lite.cli.run import run_command
 from seekr_lite.errors import Interrupted, UserError
 
@@ -45,6 +46,9 @@ def options(
 
 app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --set method.name=replay -o runs/replay")(
     run_command
+)
+app.command("plan", epilog="Example:  seekr-lite plan recipes/trace-llama2-7b.toml --set run.memory_limit_gb=12")(
+    plan_command
 )
 app.add_typer(data_app, name="data")
 app.add_typer(heads_app, name="heads")

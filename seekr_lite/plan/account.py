@@ -73,7 +73,8 @@ class SavedBytes:
 
     def _pack(self, tensor: torch.Tensor) -> _Saved:
         storage = tensor.untyped_storage()
-        key, size, saved = storage._cdata, storage.nbytes(), _Saved(tensor)
+        # Detached: an operation's own result would hold the graph that holds it.
+        key, size, saved = storage._cdata, storage.nbytes(), _Saved(tensor.detach())
         if key not in self._ignored:
             self._held[key] = self._held.get(key, 0) + 1
             if self._held[key] == 1:

@@ -37,8 +37,8 @@ def model_config(settings: BaseSettings) -> Any:
     except (OSError, ValueError):
         known = ", ".join(sorted(path.stem.replace("--", "/") for path in PACKAGED.glob("*.json")))
         raise UserError(
-            f"base.model {settings.model}: its sizes are not known here, and plan downloads nothing. Give a folder that "
-            f"holds its config.json, or fetch that file once: `hf download {settings.model} config.json`. "
+            f"base.model {settings.model}: its sizes are not known here, and plan downloads nothing. Give a folder "
+            f"that holds its config.json, or fetch that file once: `hf download {settings.model} config.json`. "
             f"Packaged are {known}"
         ) from None
 

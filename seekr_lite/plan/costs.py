@@ -72,7 +72,7 @@ def choose_speed(parameters: int, generation_rows: int, tokens_per_second: float
         f"{REFERENCE_TOKENS_PER_SECOND:,} tokens/s is torchtune's figure for QLoRA of Llama-3.1-8B on an RTX 4090; "
         "scaled by parameters"
         if tokens_per_second is None
-        else "given with --tokens-per-second"
+        else "given, or measured here"
     )
     ratio = speed / REFERENCE_TOKENS_PER_SECOND
     return Speed(speed, writing_speed(generation_rows) * ratio, source)
@@ -88,9 +88,7 @@ def writing_speed(rows: int) -> float:
     return REFERENCE_WRITING[-1][1]
 
 
-def estimate_hours(
-    recipe: Recipe, stages: Sequence[StageCount], evaluations: EvaluationCount, speed: Speed
-) -> Hours:
+def estimate_hours(recipe: Recipe, stages: Sequence[StageCount], evaluations: EvaluationCount, speed: Speed) -> Hours:
     """A training token is three passes of the model (forward, recomputed, backward; weights are frozen), two without
     checkpointing; a teacher or a test is one; the heads of a sample take a training step and two passes."""
     pass_seconds = 1 / (3 * speed.tokens_per_second)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.plan.account import MemoryAccount, SavedBytes, tensor_bytes
 from seekr_lite.plan.fake import fake_base, fake_tensors
 from seekr_lite.plan.phases import (
+    LongestStep,
     RowLength,
-    Step,
     change_pass,
     enter_last_task,
     held_out_pass,
@@ -26,6 +26,7 @@ from seekr_lite.plan.phases import (
     sensitivity_pass,
     train_step,
 )
+from seekr_lite.plan.weights import optimizer_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class PhaseStep:
 
     phase: str
     name: str
-    run: Step
+    run: LongestStep
     rows: int
     one_row: bool = False
 
@@ -82,21 +83,15 @@ class StepMemory:
 
 @dataclass(frozen=True)
 class AdapterBytes:
-    """Adapters on the device. student: the one that learns (fp32, as PEFT keeps it); others: the slot through which old
-    adapters act, and with `growth = "stack"` the frozen sum; while a task is learned, and after it."""
+    """Adapters on the device. student: the one that learns, of so many weights, and its gradients as much again;
+    optimizer: its moments; others: the slot through which old adapters act, and with `growth = "stack"` the frozen sum,
+    while a task is learned and after it."""
 
+    weights: int
     student: int
+    optimizer: int
     others: int
     others_after: int
-
-    @property
-    def gradients(self) -> int:
-        return self.student
-
-    @property
-    def optimizer(self) -> int:
-        """AdamW's two moments."""
-        return 2 * self.student
 
 
 @dataclass(frozen=True)
@@ -107,20 +102,20 @@ class ActivationPlan:
     steps: tuple[StepMemory, ...]
 
 
-def training_steps(sizes: Sizes) -> Iterator[PhaseStep]:
+def steps_while_learning(sizes: Sizes) -> Iterator[PhaseStep]:
     """The longest steps while a task is learned."""
     yield PhaseStep("train", "new rows", train_step, sizes.train)
     if sizes.replay:
         yield PhaseStep("replay", "old rows", replay_step, sizes.replay)
 
 
-def testing_steps(sizes: Sizes, scores_heads: bool) -> Iterator[PhaseStep]:
+def steps_after_task(sizes: Sizes, scores_heads: bool) -> Iterator[PhaseStep]:
     """The longest steps after a task."""
     if scores_heads:
         yield PhaseStep("scoring", "sensitivity", sensitivity_pass, 1, one_row=True)
         yield PhaseStep("scoring", "change of maps", change_pass, 1, one_row=True)
     if sizes.held_out:
-        yield PhaseStep("held-out rows", "likelihood", held_out_pass, sizes.held_out)
+        yield PhaseStep("validation", "likelihood", held_out_pass, sizes.held_out)
     yield PhaseStep("generation", "prompts", prompts_pass, sizes.generation)
     yield PhaseStep("generation", "last token", last_token_pass, sizes.generation)
 
@@ -157,15 +152,22 @@ def _run(recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Si
         learner = Learner(shallow, fake_base(_with_layers(config, layers), recipe.base, dtype))
         enter_last_task(learner, sizes.tasks, held)
         others = _other_adapters(learner)
-        steps += [_observe(learner, step, sizes.length) for step in training_steps(sizes)]
+        steps += [_observe(learner, step, sizes.length) for step in steps_while_learning(sizes)]
         leave_last_task(learner)
         after = _other_adapters(learner)
         steps += [
             _observe(learner, step, sizes.length)
-            for step in testing_steps(sizes, learner.method.looks_into_attention)
+            for step in steps_after_task(sizes, learner.method.looks_into_attention)
         ]
-        student = tensor_bytes(learner.adapters.trainable_parameters())
-    return ActivationPlan(AdapterBytes(student, others, after), tuple(steps))
+        parameters = learner.adapters.trainable_parameters()
+        adapters = AdapterBytes(
+            weights=sum(parameter.numel() for parameter in parameters),
+            student=tensor_bytes(parameters),
+            optimizer=optimizer_bytes(parameters, recipe.train.optimizer),
+            others=others,
+            others_after=after,
+        )
+    return ActivationPlan(adapters, tuple(steps))
 
 
 def _observe(learner: Learner, step: PhaseStep, length: RowLength) -> StepMemory:
@@ -178,7 +180,7 @@ def _observe(learner: Learner, step: PhaseStep, length: RowLength) -> StepMemory
     return StepMemory(step, saved, peak)
 
 
-def observe(learner: Learner, step: Step, rows: int, length: RowLength) -> tuple[int, int]:
+def observe(learner: Learner, step: LongestStep, rows: int, length: RowLength) -> tuple[int, int]:
     """(bytes that autograd held at most, bytes alive at most) of a step, above what was there before."""
     stays = [*learner.adapters.model.parameters(), *learner.adapters.model.buffers()]
     with MemoryAccount() as account, SavedBytes(stays) as saved:
@@ -220,8 +222,8 @@ def _deeper(few: ActivationPlan, more: ActivationPlan, layers: int) -> Activatio
 
     adapters = AdapterBytes(
         *(
-            int(add(getattr(few.adapters, part), getattr(more.adapters, part)))
-            for part in ("student", "others", "others_after")
+            int(add(getattr(few.adapters, part.name), getattr(more.adapters, part.name)))
+            for part in fields(AdapterBytes)
         )
     )
     steps = tuple(

@@ -18,8 +18,10 @@ from seekr_lite.evaluation.generate import mean_answer_nll
 from seekr_lite.learner import Learner
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
 from seekr_lite.methods.memory import ReplayRow
-from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
+from seekr_lite.methods.schedule import Step
 from seekr_lite.methods.seekr import Seekr
+from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.step_gradients import StepGradients
 
 TOKEN = 1
 
@@ -82,24 +84,30 @@ def _chosen_heads(method: Seekr, count: int) -> tuple[tuple[int, int], ...]:
 # ---------------------------------------------------------------------- the longest steps
 
 
-Step = Callable[["Learner", int, "RowLength"], None]  # a learner, how many rows, how long these are
+LongestStep = Callable[[Learner, int, RowLength], None]  # a learner, how many rows, how long these are
+
 
 def train_step(learner: Learner, rows: int, length: RowLength) -> None:
     """A micro-batch of new rows, forward and backward."""
-    encoded = _rows(rows, length)
-    totals = StepTotals(rows * length.answer, rows)
-    with _tapped(learner):
-        batch = collate(encoded, _pad(learner)).to(learner.base.device)
-        _backward(learner, learner.method.new_task_loss(batch, totals))
+    _step(learner, Step(new=tuple(range(rows))), length)
 
 
 def replay_step(learner: Learner, rows: int, length: RowLength) -> None:
     """A micro-batch of old rows of one task: its teacher has the whole batch to itself."""
-    past = [ReplayRow(0, sample, encoded) for sample, encoded in enumerate(_rows(rows, length))]
-    totals = StepTotals(rows * length.answer, rows, frozenset([0]))
-    with _tapped(learner):
-        batch = collate([row.encoded for row in past], _pad(learner)).to(learner.base.device)
-        _backward(learner, learner.method.replay_loss(ReplayBatch(batch, past), totals))
+    _step(learner, Step(replay=tuple(range(rows))), length)
+
+
+def _step(learner: Learner, step: Step, length: RowLength) -> None:
+    """As one that logs the gradient norm of every term, which takes a little more than others."""
+    count = len(step.new) + len(step.replay)
+    rows = _rows(count, length)
+    old = [ReplayRow(0, sample, encoded) for sample, encoded in enumerate(rows)]
+    together = MicroBatches(count * length.tokens, learner.listener)
+    gradients = StepGradients(learner.method, learner.adapters, together, replay_weight=1.0)
+    with tap(learner.base.model) if learner.method.looks_into_attention else nullcontext():
+        gradients(step, rows, old, with_norms=True)
+    if together.tokens < count * length.tokens:
+        raise torch.OutOfMemoryError(f"out of memory with {count} rows of {length.tokens} tokens at once")
 
 
 def sensitivity_pass(learner: Learner, rows: int, length: RowLength) -> None:
@@ -155,15 +163,6 @@ def last_token_pass(learner: Learner, rows: int, length: RowLength) -> None:
 
 def _last_adapter(learner: Learner) -> AbstractContextManager[None]:
     return learner.adapters.acting_as(len(learner.adapters.snapshots) - 1)
-
-
-def _backward(learner: Learner, terms: Sequence[LossTerm]) -> None:
-    """As in a step that logs the gradient norm of every term, which takes a little more than others."""
-    learner._backward(terms, 1.0, {}, {})
-
-
-def _tapped(learner: Learner) -> AbstractContextManager[None]:
-    return tap(learner.base.model) if learner.method.looks_into_attention else nullcontext()
 
 
 def _rows(rows: int, length: RowLength) -> list[EncodedExample]:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.plan.configs import model_config, planned_dtype
 from seekr_lite.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
-from seekr_lite.plan.estimate import ActivationPlan, Sizes, StepMemory, estimate_activations
-from seekr_lite.plan.phases import RowLength
+from seekr_lite.plan.estimate import ActivationPlan, AdapterBytes, Sizes, StepMemory, estimate_activations
 from seekr_lite.plan.schedule import EvaluationCount, StageCount, count_evaluations, count_stages
 from seekr_lite.plan.weights import LOADING_AT_ONCE, BaseBytes, base_bytes
 from seekr_lite.plan.workload import Workload, read_workload
@@ -24,6 +23,7 @@ GB = 1 << 30  # as cards are sold: a "24 GB" card has 24 times this
 CARDS_GB = (24, 16, 12, 8)
 # Not measured, and stated in the output: what CUDA and its libraries take, and what the allocator cannot reuse.
 CUDA_BYTES, FRAGMENTS = 600 << 20, 0.05
+UNKNOWN_ROWS = 1 << 10  # of a test set that is not here
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PhaseMemory:
     """Peak memory of a phase in bytes, by what it consists of.
 
     saved: held for the backward pass; working: everything else that is alive at the peak; dequantised: one weight in
-    full precision; overhead: CUDA and fragments (0 on a CPU). rows: at once, of `Plan.length`.
+    full precision; overhead: CUDA and fragments (0 on a CPU). rows: at once, of `Plan.sizes.length`.
     """
 
     phase: str
@@ -46,22 +46,28 @@ class PhaseMemory:
     overhead: int
 
     @property
+    def stays(self) -> int:
+        """What is there during the whole phase."""
+        return self.base + self.adapters + self.gradients + self.optimizer
+
+    @property
     def peak(self) -> int:
-        parts = self.base, self.adapters, self.gradients, self.optimizer
-        return sum(parts) + self.saved + self.working + self.dequantised + self.overhead
+        return self.stays + self.saved + self.working + self.dequantised + self.overhead
 
 
 @dataclass(frozen=True)
 class CardFit:
     """What fits into so much memory: the largest micro-batch and generation batch in tokens; None: not one row.
 
-    as_it_is: the recipe fits as it is written. largest_phase: which needs most, as it is written.
+    as_it_is: the recipe fits as it is written. largest_phase: which needs most, as it is written. whole_step: the
+    micro-batch holds all rows of an optimizer step.
     """
 
     memory_gb: float
     as_it_is: bool
     largest_phase: str
     micro_batch_tokens: int | None
+    whole_step: bool
     batch_tokens: int | None
 
 
@@ -74,8 +80,8 @@ class Plan:
     dtype: str
     on_gpu: bool
     parameters: int
-    adapter_bytes: int
-    length: RowLength
+    training_state: AdapterBytes
+    sizes: Sizes
     counted: str
     micro_batch_tokens: int
     phases: tuple[PhaseMemory, ...]
@@ -128,20 +134,21 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: tor
     text = config.get_text_config()
     scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if recipe.method.name == "seekr" else 0
     local = Path(recipe.base.model).expanduser().is_dir() or recipe.base.model == "tiny"
-    cap = recipe.train.batch_size
+    most_tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
+    most = recipe.train.batch_size, most_tested
     return Plan(
         model=recipe.base.model,
         quantization=recipe.base.quantization,
         dtype=str(dtype).removeprefix("torch."),
         on_gpu=memory.on_gpu,
         parameters=base.parameters,
-        adapter_bytes=activations.adapters.student,
-        length=sizes.length,
+        training_state=activations.adapters,
+        sizes=sizes,
         counted=workload.counted,
         micro_batch_tokens=recipe.train.micro_batch_tokens,
         phases=phases,
-        limit=None if limit_gb is None else memory.fit(limit_gb, sizes, cap),
-        cards=tuple(memory.fit(card, sizes, cap) for card in CARDS_GB),
+        limit=None if limit_gb is None else memory.fit(limit_gb, sizes, *most),
+        cards=tuple(memory.fit(card, sizes, *most) for card in CARDS_GB),
         stages=stages,
         evaluations=evaluations,
         speed=speed,
@@ -151,7 +158,7 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: tor
             workload,
             stages,
             evaluations,
-            activations.adapters.student,
+            4 * activations.adapters.weights,
             scored,
             0 if local else base.parameters * 2,
         ),
@@ -176,7 +183,7 @@ def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCoun
     at_once = max(1, recipe.train.micro_batch_tokens // length.tokens)
     count = len(recipe.data.tasks) or 1
     replayed = max((stage.most_replay_rows for stage in stages), default=at_once if count > 1 else 0)
-    tested = max((len(task.test) for task in workload.tasks), default=1 << 30)
+    tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
     held_out = max((len(task.validation) for task in workload.tasks), default=recipe.data.validation_rows)
     batch = recipe.evaluate.batch_tokens
     return Sizes(
@@ -206,20 +213,21 @@ class MemoryPlan:
             found.append(max((self._phase(step, step.step.rows) for step in steps), key=lambda phase: phase.peak))
         return tuple(found)
 
-    def fit(self, memory_gb: float, sizes: Sizes, batch_size: int) -> CardFit:
-        """What fits into `memory_gb`."""
+    def fit(self, memory_gb: float, sizes: Sizes, batch_size: int, most_tested: int) -> CardFit:
+        """What fits into `memory_gb`, up to all rows of a step, and of a test set."""
         limit = memory_gb * GB
         phases = self.phases()
         largest = max(phases, key=lambda phase: phase.peak)
         fixed = [step for step in self.activations.steps if step.step.one_row]
         always = self._load().peak <= limit and all(self._phase(step, 1).peak <= limit for step in fixed)
         micro = self._most_rows(limit, ("train", "replay"), batch_size) if always else 0
-        tested = self._most_rows(limit, ("held-out rows", "generation"), 1 << 12) if always else 0
+        tested = self._most_rows(limit, ("validation", "generation"), most_tested) if always else 0
         return CardFit(
             memory_gb,
             largest.peak <= limit,
             largest.phase,
             micro * sizes.length.tokens or None,
+            micro == batch_size,
             tested * sizes.length.tokens or None,
         )
 
@@ -247,7 +255,7 @@ class MemoryPlan:
             rows=rows,
             base=self.base.stored,
             adapters=adapters.student + (adapters.others if learns else adapters.others_after),
-            gradients=adapters.gradients if learns else 0,
+            gradients=adapters.student if learns else 0,
             optimizer=adapters.optimizer if learns else 0,
             saved=min(saved, peak),
             working=peak - min(saved, peak),

@@ -78,9 +78,7 @@ def _stage(
     old = sum(rows for rows, _ in memory)
     old_tokens = sum(rows * tokens for rows, tokens in memory) / max(1, old)
     own = settings.replay_step == "own"
-    epoch = plan_epoch(
-        len(lengths), recipe.train.batch_size, old, settings.replay_passes, own, random.Random(0)
-    )
+    epoch = plan_epoch(len(lengths), recipe.train.batch_size, old, settings.replay_passes, own, random.Random(0))
     replayed = epochs * sum(len(step.replay) for step in epoch)
     kept = 0
     if keeps:
@@ -104,7 +102,9 @@ def count_evaluations(recipe: Recipe, workload: Workload) -> EvaluationCount:
     method, tasks = method_class(recipe.method.name), workload.tasks
     planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, method.joint)
     if recipe.method.name == "isolated":  # task t is always answered by adapter t, or before it by the base
-        planned = list(dict.fromkeys((task if after is not None and task <= after else None, task) for after, task in planned))
+        planned = list(
+            dict.fromkeys((task if after is not None and task <= after else None, task) for after, task in planned)
+        )
     prompts = tokens = written = held_out = 0
     for _, index in planned:
         task = tasks[index]

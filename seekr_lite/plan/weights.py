@@ -1,14 +1,14 @@
 """Bytes of what stays on the device: the quantised base, exactly, from shapes alone.
 
 bitsandbytes stores a linear layer in 4 bits (NF4, FP4) as packed halves of bytes, one absmax for each block of 64
-weights, and (double quantisation, QLoRA, arXiv 2305.14314) these as bytes in blocks of 256 with a scale of fp32 each, an
-offset, and the two code tables; in 8 bits (LLM.int8, arXiv 2208.07339) as bytes with a scale of fp32 for each row.
+weights, and (double quantisation, QLoRA, arXiv 2305.14314) these as bytes in blocks of 256 with a scale of fp32 each,
+an offset, and the two code tables; in 8 bits (LLM.int8, arXiv 2208.07339) as bytes with a scale of fp32 for each row.
 Embeddings, norms, biases and the output layer stay in the precision that is computed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 BLOCK, NESTED_BLOCK = 64, 256
 CODE_4BIT, CODE_8BIT = 16 * 4, 256 * 4  # bytes; fp32 tables of a layer's values and of its absmax
+SMALLEST_8BIT = 4096  # elements; bitsandbytes keeps smaller tensors' moments in fp32
 LOADING_AT_ONCE = 4  # transformers reads so many weights in parallel, in full precision, before they are quantised
 
 
@@ -66,3 +67,19 @@ def quantised_bytes(shape: torch.Size, quantization: str) -> int:
     nested = -(-blocks // NESTED_BLOCK)
     offset = 4
     return -(-weights // 2) + CODE_4BIT + blocks + 4 * nested + CODE_8BIT + offset
+
+
+def optimizer_bytes(parameters: Sequence[torch.Tensor], optimizer: str) -> int:
+    """Bytes of the optimizer's state: two moments a weight.
+
+    torch's AdamW keeps them in the weight's own precision; bitsandbytes in fp32, or in bytes with a scale for each
+    block of 256 and two code tables. Paged ones count in full: they leave the card only where it is full.
+    """
+    if optimizer == "adamw":
+        return 2 * sum(parameter.nbytes for parameter in parameters)
+    if not optimizer.endswith("_8bit"):
+        return 2 * 4 * sum(parameter.numel() for parameter in parameters)
+    sizes = [parameter.numel() for parameter in parameters]
+    small = sum(2 * 4 * size for size in sizes if size < SMALLEST_8BIT)
+    large = sum(2 * (size + 4 * -(-size // NESTED_BLOCK)) for size in sizes if size >= SMALLEST_8BIT)
+    return small + large + (2 * CODE_8BIT if large else 0)
