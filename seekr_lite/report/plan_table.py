@@ -26,7 +26,7 @@ def render_plan(plan: Plan) -> Any:
 
     length = plan.sizes.length
     title = (
-        f"{plan.model}, {plan.parameters / 1e6:,.1f} million parameters, {plan.quantization}, computed in {plan.dtype}; "
+        f"{plan.model}, {plan.parameters / 1e6:,.1f} million parameters, {plan.quantization}, in {plan.dtype}; "
         f"longest row {length.prompt} + {length.answer} tokens"
     )
     table = Table(box=SIMPLE_HEAD, caption=CAPTION, caption_justify="left")
