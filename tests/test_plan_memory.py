@@ -152,7 +152,7 @@ def test_activations_are_those_that_autograd_keeps(
     dequantised = bytes_of_config(model_config(recipe.base), torch.float32, "nf4").dequantised
     for step, (saved, peak), memory in real_and_planned(recipe):
         assert memory.saved.at(step.rows) == pytest.approx(saved, rel=0.02), step.name
-        planned_peak = memory.peak.at(step.rows) + dequantised
+        planned_peak = memory.peak_at(step.rows) + dequantised
         assert 0.95 * peak <= planned_peak <= 1.15 * peak + dequantised, step.name
 
 
@@ -162,7 +162,7 @@ def test_two_depths_say_what_a_deeper_model_needs(wide_llama: Path, tmp_path: Pa
     recipe = recipe_for(tmp_path, base={"quantization": "none"}, train={"checkpointing": True})
     for step, (saved, peak), memory in real_and_planned(recipe):
         assert memory.saved.at(step.rows) == pytest.approx(saved, rel=0.02), step.name
-        assert memory.peak.at(step.rows) == pytest.approx(peak, rel=0.15), step.name
+        assert memory.peak_at(step.rows) == pytest.approx(peak, rel=0.15), step.name
 
 
 def test_what_two_numbers_of_rows_need_gives_what_five_need() -> None:
@@ -171,7 +171,7 @@ def test_what_two_numbers_of_rows_need_gives_what_five_need() -> None:
     few = estimate_activations(recipe, config, torch.float32, SIZES).steps
     five = Sizes(tasks=3, length=LENGTH, train=5, replay=5, held_out=5, generation=5)
     for guessed, run in zip(few, estimate_activations(recipe, config, torch.float32, five).steps, strict=True):
-        assert guessed.peak.at(5) == pytest.approx(run.peak.at(5), rel=0.05), run.step.name
+        assert guessed.peak_at(5) == pytest.approx(run.peak_at(5), rel=0.05), run.step.name
 
 
 def test_scoring_lets_go_of_each_layer() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.plan.account import MemoryAccount, SavedBytes, tensor_bytes
@@ -74,11 +74,19 @@ class Line:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a step takes above what stays. saved: held by autograd at most; peak: alive at most, `saved` included."""
+    """What a step takes above what stays. saved: held by autograd at most; peak: alive at most, `saved` included.
+
+    gathered: gradients that a step which logs their norms gathers while the whole graph is held. In a deep model with
+    short rows that is the peak, and in the shallow one that is run it is not yet.
+    """
 
     step: PhaseStep
     saved: Line
     peak: Line
+    gathered: int = 0
+
+    def peak_at(self, rows: int) -> int:
+        return max(self.peak.at(rows), self.saved.at(rows) + self.gathered)
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,10 @@ def _run(recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Si
         learner = Learner(shallow, fake_base(_with_layers(config, layers), recipe.base, dtype))
         enter_last_task(learner, sizes.tasks, held)
         others = _other_adapters(learner)
-        steps += [_observe(learner, step, sizes.length) for step in steps_while_learning(sizes)]
+        gathered = tensor_bytes(learner.adapters.trainable_parameters())
+        steps += [
+            replace(_observe(learner, step, sizes.length), gathered=gathered) for step in steps_while_learning(sizes)
+        ]
         leave_last_task(learner)
         after = _other_adapters(learner)
         steps += [
@@ -227,7 +238,7 @@ def _deeper(few: ActivationPlan, more: ActivationPlan, layers: int) -> Activatio
         )
     )
     steps = tuple(
-        StepMemory(a.step, line(a.saved, b.saved), line(a.peak, b.peak))
+        StepMemory(a.step, line(a.saved, b.saved), line(a.peak, b.peak), int(add(a.gathered, b.gathered)))
         for a, b in zip(few.steps, more.steps, strict=True)
     )
     return ActivationPlan(adapters, steps)

@@ -249,7 +249,7 @@ class MemoryPlan:
 
     def _phase(self, step: StepMemory, rows: int) -> PhaseMemory:
         adapters, learns = self.activations.adapters, step.step.phase in ("train", "replay")
-        saved, peak = step.saved.at(rows), step.peak.at(rows)
+        saved, peak = step.saved.at(rows), step.peak_at(rows)
         return PhaseMemory(
             phase=step.step.phase,
             rows=rows,
