@@ -177,6 +177,10 @@ class RunSettings(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1234, description="Same seed, same run, on a CPU to the bit.")
     output: str | None = Field(None, description="The run folder; by default runs/<name of the recipe>.")
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        10.0, description="Inside a task, the state is saved when so many minutes have passed since the last time."
+    )
+    checkpoint_steps: Positive | None = Field(None, description="And every so many optimizer steps.")
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GiB of the GPU that the run may take; `plan` says what fits, and a run never takes more."
     )

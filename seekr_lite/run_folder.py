@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.checkpoint_file import CheckpointFile
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.evaluate import PredictionDraft
@@ -194,6 +195,13 @@ class RunFolder:
         config = read_json(folder / "adapter_config.json")
         return Snapshot(
             read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"])
+        )
+
+    def checkpoints(self, recipe: Recipe) -> CheckpointFile:
+        """The state inside a task."""
+        settings = recipe.run
+        return CheckpointFile(
+            self.path / "checkpoint.safetensors", settings.checkpoint_steps, settings.checkpoint_minutes
         )
 
     # ------------------------------------------------------------------ evaluations

@@ -17,6 +17,7 @@ from seekr_lite.files import read_json, write_json
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
+from seekr_lite.stopping import StopRequest, stop_signals
 
 if TYPE_CHECKING:
     from seekr_lite.head_graft import GraftResult
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from seekr_lite.replay_store import TaskStore
 
 # Keys that cannot change what is learned: they may differ when a run goes on.
-HARMLESS_KEYS = {"run.output", "run.memory_limit_gb", "evaluate.rounds"}
+HARMLESS_KEYS = {
+    "run.output",
+    "run.memory_limit_gb",
+    "run.checkpoint_minutes",
+    "run.checkpoint_steps",
+    "evaluate.rounds",
+}
 
 
 class Run:
@@ -138,6 +145,7 @@ def run(
 
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
+        Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
     """
     from seekr_lite.base import choose_device, limit_memory, load_base
     from seekr_lite.learner import Learner
@@ -159,13 +167,15 @@ def run(
         from seekr_lite.report.console import Console
 
         listener = Console()
-    listeners = Listeners(listener, LogFile(path / "log.jsonl"))
-    learner = Learner(recipe, base, listeners)  # before a folder is made: it refuses bases that a method cannot use
+    stop = StopRequest()
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop)
+    learner = Learner(recipe, base, listeners, stop)  # before a folder is made: it refuses what a method cannot use
     folder = folder or RunFolder.create(path, recipe)
     for task in tasks:
         folder.save_task(task)
     folder.write_recipe(recipe)
-    carry_on(folder, learner, sequence, listeners)
+    with stop_signals(stop):
+        carry_on(folder, learner, sequence, listeners)
     return Run(folder)
 
 
@@ -174,15 +184,17 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     joint, recipe = learner.method.joint, learner.recipe
     stages = [tasks] if joint else [[task] for task in tasks]
     evaluations = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
+    checkpoints = folder.checkpoints(recipe)
     evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
             learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
         else:
-            learned = learner.learn(*stage)
+            learned = learner.learn(*stage, checkpoints=checkpoints)
             name = folder.stage_name(index, stage, joint)
             config = learner.adapters.config_of(learned.snapshot)
             folder.save_stage(name, stage, learned, config, learner.method.state_folder)
+            checkpoints.forget()
             listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
         after = len(tasks) - 1 if joint else index
         evaluate_after(folder, learner, after, tasks, evaluations)

@@ -62,7 +62,7 @@ def start() -> None:
         say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on after the last finished task")
+        say("interrupted; the same command goes on from the last checkpoint or finished task")
         sys.exit(130)
     except Exception:
         import traceback
