@@ -239,7 +239,14 @@ class Recipe(Section):
             UserError: the file is missing, is not TOML, or the recipe is wrong.
         """
         path = Path(path)
-        text = read_recipe_text(path)
+        recipe = cls.from_text(read_recipe_text(path), path, overrides)
+        if recipe.run.output is None:
+            recipe = recipe.with_(run={"output": f"runs/{path.stem}"})
+        return recipe
+
+    @classmethod
+    def from_text(cls, text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
+        """`from_toml` for a text; `path` is where it comes from, for messages."""
         try:
             values = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -252,10 +259,7 @@ class Recipe(Section):
                 raise UserError(f"{path}: {section} must be a table, [{section}]")
             table[key] = value
             source.overridden[(section, key)] = override
-        recipe = cls.from_dict(values, source)
-        if recipe.run.output is None:
-            recipe = recipe.with_(run={"output": f"runs/{path.stem}"})
-        return recipe
+        return cls.from_dict(values, source)
 
     def to_toml(self) -> str:
         """The recipe as TOML with every key written out, so that a run folder says all that it was made from."""

@@ -13,7 +13,7 @@ from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.files import read_json, write_json
+from seekr_lite.lock import locked
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
@@ -58,12 +58,7 @@ class Run:
     @property
     def scores(self) -> Scoreboard:
         """The scoreboard. Raises `UserError` where the run has not ended."""
-        path = self.path / "scores.json"
-        if not path.is_file():
-            raise UserError(
-                f"{self.path}: this run has no scores yet; finish it with `seekr-lite run` and the same recipe"
-            )
-        return Scoreboard.from_json(read_json(path))
+        return Scoreboard.from_json(self._folder.load_scores())
 
     @property
     def folder(self) -> RunFolder:
@@ -170,11 +165,17 @@ def run(
     stop = StopRequest()
     listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop)
     learner = Learner(recipe, base, listeners, stop)  # before a folder is made: it refuses what a method cannot use
-    folder = folder or RunFolder.create(path, recipe)
-    for task in tasks:
-        folder.save_task(task)
-    folder.write_recipe(recipe)
-    with stop_signals(stop):
+    with locked(path), stop_signals(stop):
+        if folder is None:
+            RunFolder.check_free(path)  # again, now that nobody else can write here
+            folder = RunFolder.create(path, recipe)
+        folder.clean()
+        cut_to_whole_lines(path / "log.jsonl")
+        for task in tasks:
+            folder.save_task(task)
+        folder.write_recipe(recipe)
+        for damaged in folder.forget_damaged_evaluations():
+            listeners.say(f"{damaged}: damaged or missing; this evaluation is made again")
         carry_on(folder, learner, sequence, listeners)
     return Run(folder)
 
@@ -205,7 +206,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
         assert record is not None, "every planned evaluation has been made"
         results[(after_task, task)] = (record.score, record.nll)
     scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
-    write_json(folder.path / "scores.json", scores.to_json())
+    folder.save_scores(scores.to_json())
 
 
 def evaluate_after(
@@ -324,3 +325,13 @@ class LogFile(Listener):
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
         with self.path.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
+
+
+def cut_to_whole_lines(path: Path) -> None:
+    """Takes away the line that a stop has cut, if there is one."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)

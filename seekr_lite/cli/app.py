@@ -14,6 +14,7 @@ import typer
 from seekr_lite.cli.data import data_app
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.run import run_command
+from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ def options(
 app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --set method.name=replay -o runs/replay")(
     run_command
 )
+app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
 app.add_typer(data_app, name="data")
 app.add_typer(heads_app, name="heads")
 
