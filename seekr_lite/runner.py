@@ -128,6 +128,7 @@ def run(
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
     tasks: Sequence[Task] = (),
+    fresh: bool = False,
 ) -> Run:
     """Runs a recipe to its end: learns what the folder has not learned, tests what it has not tested.
 
@@ -137,6 +138,7 @@ def run(
         overrides: `section.key=value`, for a recipe file.
         listener: hears of progress; by default a progress display in a terminal or notebook.
         tasks: tasks handed over from Python; the recipe's `data.tasks` names them.
+        fresh: start anew; a run that is there is moved aside, not deleted.
 
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
@@ -150,7 +152,7 @@ def run(
     path = Path(output or recipe.run.output or "runs/run")
     recipe = recipe.with_(run={"output": str(path)})
     RunFolder.check_free(path)
-    folder = RunFolder.open(path) if RunFolder.is_run(path) else None
+    folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
     if folder is not None:
         check_continues(folder, recipe)
     sequence = gather_tasks(recipe, folder, tasks)
@@ -165,6 +167,8 @@ def run(
     stop = StopRequest()
     listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop)
     learner = Learner(recipe, base, listeners, stop)  # before a folder is made: it refuses what a method cannot use
+    if fresh and RunFolder.is_run(path):
+        listener.say(f"the run that was in {path} is now in {move_aside(path)}")
     with locked(path), stop_signals(stop):
         if folder is None:
             RunFolder.check_free(path)  # again, now that nobody else can write here
@@ -178,6 +182,16 @@ def run(
             listeners.say(f"{damaged}: damaged or missing; this evaluation is made again")
         carry_on(folder, learner, sequence, listeners)
     return Run(folder)
+
+
+def move_aside(path: Path) -> Path:
+    """Gives a run folder another name; returns it. Raises `UserError` where a process works in it."""
+    with locked(path):
+        number = 1
+        while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+            number += 1
+        path.rename(aside)
+    return aside
 
 
 def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: Listener) -> None:

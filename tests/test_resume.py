@@ -252,3 +252,12 @@ def test_what_a_stop_left_half_written_is_cleared_away(a_copy: Path) -> None:
     sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
     assert [path.name for path in a_copy.rglob(".*")] == [".lock"]
     assert all(json.loads(line) for line in (a_copy / "log.jsonl").read_text().splitlines())
+
+
+def test_fresh_starts_anew_and_deletes_nothing(a_copy: Path, finished: Path) -> None:
+    recipe = sl.open_run(a_copy).recipe.with_(run={"seed": 7})
+    with pytest.raises(sl.UserError, match=r"another recipe; differing: run\.seed"):
+        sl.run(recipe, output=a_copy, listener=QUIET)
+    sl.run(recipe, output=a_copy, listener=QUIET, fresh=True)
+    assert artefacts(a_copy.with_name("copy.old-1")) == artefacts(finished)
+    assert artefacts(a_copy) != artefacts(finished)
