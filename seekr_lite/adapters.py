@@ -22,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 
 from seekr_lite.base import Base
 from seekr_lite.errors import UserError
+from seekr_lite.modes import eval_mode
 from seekr_lite.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -113,10 +114,8 @@ class AdapterSequence:
         `slot_rank` asks for a larger slot than the snapshot needs (the rest is zeros, which adds nothing), so that
         one slot serves teachers of several ranks.
         """
-        was_training = self.model.training
-        self.model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), eval_mode(self.model):
                 if index is None:
                     with self.model.disable_adapter():
                         yield
@@ -128,7 +127,6 @@ class AdapterSequence:
                     yield
         finally:
             self._activate(self._active)
-            self.model.train(was_training)
 
     @property
     def teacher_rank(self) -> int:

@@ -132,3 +132,13 @@ def test_no_answers_cost_nothing() -> None:
     assert loss == 0
     assert states.hidden.grad is not None
     assert (states.hidden.grad == 0).all()
+
+
+def test_looking_at_the_output_layer_leaves_every_modules_mode() -> None:
+    """Dropout that was off in train mode stays off."""
+    model = frozen_head(llama())
+    model.train()
+    model.model.layers[0].eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    answer_states(model, BATCH)
+    assert {name: module.training for name, module in model.named_modules()} == before

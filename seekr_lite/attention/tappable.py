@@ -14,6 +14,7 @@ from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_maps
 from seekr_lite.attention.tap import AttentionCall, select_heads, tap
 from seekr_lite.attention.tap import all_heads as every_head
 from seekr_lite.errors import UserError
+from seekr_lite.modes import eval_mode
 
 PROBE_TOKENS, PROBE_PADDING = 8, 3
 # The largest difference of an output, against its largest value: rounding stays far below, another mask far above.
@@ -85,20 +86,15 @@ def _probe(model: Any) -> _PlainAttention:
     mask = torch.ones_like(ids)
     mask[1, :PROBE_PADDING] = 0
     recorder = _PlainAttention(torch.tensor([0, PROBE_PADDING], device=device))
-    was_training = model.training
-    model.eval()
-    try:
-        with tap(model):
-            model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                use_cache=False,
-                logits_to_keep=1,
-                attention_recorder=recorder,
-            )
-    finally:
-        model.train(was_training)
+    with eval_mode(model), tap(model):
+        model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=1,
+            attention_recorder=recorder,
+        )
     return recorder
 
 

@@ -16,6 +16,7 @@ import torch
 
 from seekr_lite.attention.tap import Recorder
 from seekr_lite.data.batch import Batch
+from seekr_lite.modes import eval_mode
 
 ToLogits = Callable[[torch.Tensor], torch.Tensor]
 
@@ -93,13 +94,9 @@ def _output_layer(causal: Any) -> ToLogits | None:
 @torch.no_grad()
 def _makes_the_logits(causal: Any, head: torch.nn.Module) -> bool:
     ids = torch.tensor([[1, 2, 3]], device=head.weight.device)  # type: ignore[arg-type]
-    was_training = causal.training
-    causal.eval()
-    try:
+    with eval_mode(causal):
         logits = causal(input_ids=ids, use_cache=False).logits
         made = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    finally:
-        causal.train(was_training)
     return made.shape == logits.shape and torch.equal(made, logits)
 
 
