@@ -105,6 +105,9 @@ class RunFolder:
             else:
                 leftover.unlink(missing_ok=True)
 
+        for one in self.record.evaluations:
+            self.prediction_draft(one.after, one.task).path.unlink(missing_ok=True)
+
     # ------------------------------------------------------------------ checksums
 
     def _note(self, *paths: Path) -> None:

@@ -221,6 +221,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
         results[(after_task, task)] = (record.score, record.nll)
     scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
     folder.save_scores(scores.to_json())
+    checkpoints.forget()
 
 
 def evaluate_after(
