@@ -95,6 +95,11 @@ class AdapterSequence:
         self.snapshots.append(snapshot)
         return snapshot
 
+    @property
+    def student(self) -> dict[str, torch.nn.Parameter]:
+        """The student's parameters by PEFT's names, the same objects for every task."""
+        return dict(self._student)
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The student's parameters: the same objects for every task, so an optimizer never loses them."""
         return list(self._student.values())

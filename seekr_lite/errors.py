@@ -10,6 +10,8 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The run stopped in a way that the same command resumes. Commands end with `exit_code`."""
+    """The run stopped in a way that the same command resumes. Commands end with `exit_code`: 3, or 130 for Ctrl-C."""
 
-    exit_code = 3
+    def __init__(self, message: str, exit_code: int = 3) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

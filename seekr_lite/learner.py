@@ -35,6 +35,8 @@ from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import generator_for, seed_for
 from seekr_lite.step_gradients import StepGradients
 from seekr_lite.step_log import StepLog
+from seekr_lite.stopping import StopRequest
+from seekr_lite.training_state import Checkpoints, Position, capture, restore
 
 GRADIENT_NORMS_EVERY = 50  # steps; each time costs one more backward pass of a micro-batch per loss term
 
@@ -57,13 +59,21 @@ class Learner:
         recipe: what to do; `Recipe.with_` makes changed copies.
         base: a freshly loaded base, which the learner fits with its adapters; by default the recipe's is loaded.
         listener: hears of progress and events.
+        stop: asked after each step whether to stop.
 
     Raises:
         UserError: the base cannot be loaded, or the recipe asks for more than it has.
     """
 
-    def __init__(self, recipe: Recipe, base: Base | None = None, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Base | None = None,
+        listener: Listener | None = None,
+        stop: StopRequest | None = None,
+    ) -> None:
         self.recipe = recipe
+        self.stop = stop or StopRequest()
         self.listener = listener or Listener()
         self.base = base or load_base(recipe.base)
         self.adapters = AdapterSequence(self.base, recipe.adapter, recipe.run.seed)
@@ -77,8 +87,12 @@ class Learner:
 
     # ------------------------------------------------------------------ learning
 
-    def learn(self, *tasks: Task) -> Learned:
-        """Learns the next task (a joint method: all tasks that it is given, at once)."""
+    def learn(self, *tasks: Task, checkpoints: Checkpoints | None = None) -> Learned:
+        """Learns the next task (a joint method: all tasks that it is given, at once).
+
+        Args:
+            checkpoints: keeps the state inside the task, and offers the one of a run that was stopped.
+        """
         if len(tasks) != 1 and not self.method.joint:
             raise UserError(f'the method "{self.method.name}" learns one task at a time; call learn() for each')
         check_metrics(list(tasks))
@@ -89,7 +103,7 @@ class Learner:
         self.adapters.start_task(self.method.starts_from_previous)
         self.method.prepare_task(stage)
         with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
-            steps = self._train(stage, tasks)
+            position = self._train(stage, tasks, checkpoints or Checkpoints())
         snapshot = self.adapters.finish_task()
         samples = self._choose_memory(stage, tasks)
         encoded = self._encode(samples)
@@ -97,7 +111,8 @@ class Learner:
             self.method.finish_task(stage, encoded)
         self.tasks.extend(tasks)
         self.memory.append(samples)
-        return Learned(snapshot, samples, self.method.task_state(stage), steps, time.monotonic() - started)
+        seconds = position.seconds + time.monotonic() - started
+        return Learned(snapshot, samples, self.method.task_state(stage), position.steps, seconds)
 
     def restore(self, tasks: Sequence[Task], learned: Learned) -> None:
         """Takes up a finished stage from a run folder, as if it had been learned here."""
@@ -108,7 +123,8 @@ class Learner:
         self.tasks.extend(tasks)
         self.memory.append(learned.samples)
 
-    def _train(self, stage: int, tasks: Sequence[Task]) -> int:
+    def _train(self, stage: int, tasks: Sequence[Task], checkpoints: Checkpoints) -> Position:
+        """Trains the student; returns where it ended: all steps, and the seconds spent before this process."""
         settings, replay = self.recipe.train, self.recipe.method
         seed = self.recipe.run.seed
         rows = self._encode([row for task in tasks for row in task.train])
@@ -116,33 +132,52 @@ class Learner:
         epochs = self._epochs(tasks)
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
-        optimizer = make_optimizer(self.adapters.trainable_parameters(), settings)
+        parameters = self.adapters.student
+        optimizer = make_optimizer(list(parameters.values()), settings)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
         )
         gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight)
         order = generator_for(seed, "order", stage)
         devices = [self.base.device] if self.base.device.type == "cuda" else []
-        log = StepLog(self.listener, stage, tasks[0].name)
         self.adapters.model.train()
         with (
             torch.random.fork_rng(devices=devices),
             self.listener.phase(f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}", total) as advance,
         ):
             torch.manual_seed(seed_for(seed, "dropout", stage))
-            for epoch in range(epochs):
-                for step in plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order):
+            position, started = Position(order=order.getstate()), time.monotonic()
+            state = checkpoints.load(stage)
+            if state is not None:
+                position = restore(state, parameters, optimizer, scheduler, order)
+                self.micro_batches.tokens = state.micro_batch_tokens
+                advance(position.steps)
+            before = position.seconds
+            log = StepLog(self.listener, stage, tasks[0].name, position.steps)
+            while position.epoch < epochs:
+                steps = plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order)
+                for step in steps[position.done :]:
                     rate = float(scheduler.get_last_lr()[0])
-                    terms = gradients(step, rows, old, with_norms=log.steps % GRADIENT_NORMS_EVERY == 0)
-                    norm = torch.nn.utils.clip_grad_norm_(self.adapters.trainable_parameters(), settings.clip_norm)
-                    log.add(step, epoch, rate, norm, terms)
+                    terms = gradients(step, rows, old, with_norms=position.steps % GRADIENT_NORMS_EVERY == 0)
+                    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip_norm)
+                    log.add(step, position.epoch, rate, norm, terms)
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad(set_to_none=True)
+                    position.done += 1
+                    position.steps += 1
+                    if self.stop.requested or checkpoints.due(position.steps):
+                        log.flush()
+                        position.seconds = before + time.monotonic() - started
+                        tokens = self.micro_batches.tokens
+                        checkpoints.save(capture(stage, position, parameters, optimizer, scheduler, tokens))
+                        self.stop.check()
                     advance(1)
+                position.epoch, position.done, position.order = position.epoch + 1, 0, order.getstate()
             log.flush()
         self.adapters.model.eval()
-        return log.steps
+        position.seconds = before
+        return position
 
     def _epochs(self, tasks: Sequence[Task]) -> int:
         """Epochs of the task; of a joint stage the mean over its rows, rounded up: as many steps as the sequence."""

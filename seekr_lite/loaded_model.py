@@ -20,12 +20,12 @@ class LoadedModel:
 
     @classmethod
     def of_run(cls, folder: RunFolder, after: str | None) -> LoadedModel:
-        """Raises `UserError` where the run has learned no such task."""
+        """Raises `UserError` where the run has learned no such task, or the adapter is damaged."""
         from peft import PeftModel
 
         from seekr_lite.base import load_base
 
-        adapter = folder.adapter_folder(folder.stage_after(after))
+        adapter = folder.trusted_adapter_folder(folder.stage_after(after))
         recipe = folder.recipe()
         base = load_base(recipe.base)
         model = PeftModel.from_pretrained(base.model, str(adapter))

@@ -177,6 +177,10 @@ class RunSettings(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1234, description="Same seed, same run, on a CPU to the bit.")
     output: str | None = Field(None, description="The run folder; by default runs/<name of the recipe>.")
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        10.0, description="Inside a task, the state is saved when so many minutes have passed since the last time."
+    )
+    checkpoint_steps: Positive | None = Field(None, description="And every so many optimizer steps.")
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GiB of the GPU that the run may take; `plan` says what fits, and a run never takes more."
     )
@@ -235,7 +239,14 @@ class Recipe(Section):
             UserError: the file is missing, is not TOML, or the recipe is wrong.
         """
         path = Path(path)
-        text = read_recipe_text(path)
+        recipe = cls.from_text(read_recipe_text(path), path, overrides)
+        if recipe.run.output is None:
+            recipe = recipe.with_(run={"output": f"runs/{path.stem}"})
+        return recipe
+
+    @classmethod
+    def from_text(cls, text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
+        """`from_toml` for a text; `path` is where it comes from, for messages."""
         try:
             values = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -248,10 +259,7 @@ class Recipe(Section):
                 raise UserError(f"{path}: {section} must be a table, [{section}]")
             table[key] = value
             source.overridden[(section, key)] = override
-        recipe = cls.from_dict(values, source)
-        if recipe.run.output is None:
-            recipe = recipe.with_(run={"output": f"runs/{path.stem}"})
-        return recipe
+        return cls.from_dict(values, source)
 
     def to_toml(self) -> str:
         """The recipe as TOML with every key written out, so that a run folder says all that it was made from."""

@@ -7,15 +7,27 @@ taken for whole.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.checkpoint_file import CheckpointFile
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.evaluate import PredictionDraft
 from seekr_lite.files import new_file, new_folder, read_json, read_tensors, write_json, write_text
+from seekr_lite.lock import LOCK_FILE
+from seekr_lite.run_record import (
+    EvaluationRecord,
+    RunRecord,
+    StageRecord,
+    file_checksum,
+    read_record,
+    text_checksum,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from seekr_lite.adapters import Snapshot
@@ -23,40 +35,9 @@ if TYPE_CHECKING:
     from seekr_lite.learner import Learned
     from seekr_lite.recipe import Recipe
 
-FORMAT = 1
 RUN_FILE = "run.json"
-
-
-@dataclass
-class StageRecord:
-    """A finished stage: its adapter's folder name, its tasks, and what it took."""
-
-    name: str
-    tasks: list[str]
-    steps: int
-    seconds: float
-
-
-@dataclass
-class EvaluationRecord:
-    """A finished evaluation: of `task`, after the stage `after` (None: the bare base)."""
-
-    after: int | None
-    task: str
-    score: float
-    nll: float | None
-
-
-@dataclass
-class RunRecord:
-    """`run.json`."""
-
-    method: str
-    seed: int
-    versions: dict[str, str]
-    stages: list[StageRecord] = field(default_factory=list)
-    evaluations: list[EvaluationRecord] = field(default_factory=list)
-    format: int = FORMAT
+RECIPE_FILE = "recipe.toml"
+SCORES_FILE = "scores.json"
 
 
 class RunFolder:
@@ -77,7 +58,8 @@ class RunFolder:
         """Raises `UserError` where `path` is something else than a run, an empty folder, or nothing."""
         if path.exists() and not path.is_dir():
             raise UserError(f"run.output {path}: this is a file; name a folder")
-        if path.is_dir() and any(path.iterdir()) and not cls.is_run(path):
+        # Hidden files are our own: a lock, or what a stop left behind before there was a run.
+        if path.is_dir() and any(not one.name.startswith(".") for one in path.iterdir()) and not cls.is_run(path):
             raise UserError(
                 f"run.output {path}: the folder is not empty and is not a run; name another one (--output), or empty it"
             )
@@ -85,9 +67,9 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, RunRecord(recipe.method.name, recipe.run.seed, versions()))
+        record = RunRecord(recipe.method.name, recipe.run.seed, versions(), recipe.to_toml())
+        folder = cls(path, record)
         folder.write_recipe(recipe)
-        folder.save()
         return folder
 
     @classmethod
@@ -96,26 +78,56 @@ class RunFolder:
         path = Path(path)
         if not cls.is_run(path):
             raise UserError(f"{path}: there is no run here (no {RUN_FILE}); name the output folder of a run")
-        try:
-            values = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise UserError(f"{path / RUN_FILE}: format {values['format']}, and this version reads {FORMAT}")
-            values["stages"] = [StageRecord(**stage) for stage in values["stages"]]
-            values["evaluations"] = [EvaluationRecord(**one) for one in values["evaluations"]]
-            return cls(path, RunRecord(**values))
-        except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
-            raise UserError(f"{path / RUN_FILE}: the record of this run is damaged: {error}") from None
+        return cls(path, read_record(path / RUN_FILE))
 
     def recipe(self) -> Recipe:
         from seekr_lite.recipe import Recipe
 
-        return Recipe.from_toml(self.path / "recipe.toml")
+        return Recipe.from_text(self.record.recipe, self.path / RUN_FILE)
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_text(self.path / "recipe.toml", recipe.to_toml())
+        """Records the recipe; `recipe.toml` is a copy of it for people."""
+        self.record.recipe = recipe.to_toml()
+        self.record.files[RECIPE_FILE] = text_checksum(self.record.recipe)
+        self.save()
+        write_text(self.path / RECIPE_FILE, self.record.recipe)
 
     def save(self) -> None:
-        write_json(self.path / RUN_FILE, asdict(self.record))
+        write_record(self.path / RUN_FILE, self.record)
+
+    def clean(self) -> None:
+        """Removes what a stop left half-written; only for the process that holds the lock."""
+        for leftover in self.path.rglob(".*"):
+            if leftover.name == LOCK_FILE:
+                continue
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+        for one in self.record.evaluations:
+            self.prediction_draft(one.after, one.task).path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ checksums
+
+    def _note(self, *paths: Path) -> None:
+        """Takes the checksums of files just written into the record, which is yet to be saved."""
+        for path in paths:
+            self.record.files[path.relative_to(self.path).as_posix()] = file_checksum(path)
+
+    def _trusted(self, path: Path) -> Path:
+        """The path of a recorded file. Raises `UserError` where it is missing, or not what was written."""
+        name = path.relative_to(self.path).as_posix()
+        if not path.is_file():
+            raise UserError(f"{path}: this file of the run is missing")
+        if self.record.files.get(name) != file_checksum(path):
+            raise UserError(
+                f"{path}: this file of the run is damaged: it is not what was written (`seekr-lite verify`)"
+            )
+        return path
+
+    def _recorded(self, path: Path) -> bool:
+        return path.relative_to(self.path).as_posix() in self.record.files
 
     # ------------------------------------------------------------------ stages
 
@@ -134,14 +146,17 @@ class RunFolder:
             save_file(learned.snapshot.weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
             write_json(folder / "adapter_config.json", config)
             write_text(folder / "README.md", model_card(name, tasks, config, self.record))
+        self._note(*sorted((self.path / "adapters" / name).iterdir()))
         if learned.samples:
             lines = [json.dumps(_example_values(row), ensure_ascii=False) for row in learned.samples]
             write_text(self.path / "memory" / f"{name}.jsonl", "\n".join(lines) + "\n")
+            self._note(self.path / "memory" / f"{name}.jsonl")
         if learned.state is not None and state_folder:
             target = self.path / state_folder / f"{name}.safetensors"
             with new_file(target) as temporary:
                 save_file(learned.state.tensors, temporary)
             write_json(target.with_suffix(".json"), learned.state.values)
+            self._note(target, target.with_suffix(".json"))
         self.record.stages.append(StageRecord(name, [t.name for t in tasks], learned.steps, learned.seconds))
         self.save()
 
@@ -157,18 +172,25 @@ class RunFolder:
     def load_samples(self, index: int) -> tuple[Example, ...]:
         """The replay samples of a stage; empty where its method keeps none."""
         path = self.memory_path(index)
-        return tuple(_read_examples(path)) if path.is_file() else ()
+        return tuple(_read_examples(self._trusted(path))) if self._recorded(path) else ()
 
     def load_state(self, index: int, state_folder: str) -> tuple[dict[str, Any], Any]:
         """What the method kept of a stage: tensors, and plain values."""
         path = self.path / state_folder / f"{self.record.stages[index].name}.safetensors"
-        return read_tensors(path), read_json(path.with_suffix(".json"))
+        return read_tensors(self._trusted(path)), read_json(self._trusted(path.with_suffix(".json")))
 
     def memory_path(self, index: int) -> Path:
         return self.path / "memory" / f"{self.record.stages[index].name}.jsonl"
 
     def adapter_folder(self, index: int) -> Path:
         return self.path / "adapters" / self.record.stages[index].name
+
+    def trusted_adapter_folder(self, index: int) -> Path:
+        """The folder of an adapter. Raises `UserError` where a file that PEFT reads is not what was written."""
+        folder = self.adapter_folder(index)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            self._trusted(folder / name)
+        return folder
 
     def stage_after(self, task: str | None) -> int:
         """The index of the stage that learned a task; by default the last.
@@ -190,10 +212,16 @@ class RunFolder:
     def load_snapshot(self, index: int) -> Snapshot:
         from seekr_lite.adapters import Snapshot
 
-        folder = self.adapter_folder(index)
+        folder = self.trusted_adapter_folder(index)
         config = read_json(folder / "adapter_config.json")
-        return Snapshot(
-            read_tensors(folder / "adapter_model.safetensors"), int(config["r"]), float(config["lora_alpha"])
+        weights = read_tensors(folder / "adapter_model.safetensors")
+        return Snapshot(weights, int(config["r"]), float(config["lora_alpha"]))
+
+    def checkpoints(self, recipe: Recipe) -> CheckpointFile:
+        """The state inside a task."""
+        settings = recipe.run
+        return CheckpointFile(
+            self.path / "checkpoint.safetensors", settings.checkpoint_steps, settings.checkpoint_minutes
         )
 
     # ------------------------------------------------------------------ evaluations
@@ -217,9 +245,44 @@ class RunFolder:
             for p in result.predictions
         ]
         write_text(self.predictions_path(after, task), "\n".join(lines) + "\n")
-        self.prediction_draft(after, task).path.unlink(missing_ok=True)
+        self._note(self.predictions_path(after, task))
         self.record.evaluations.append(EvaluationRecord(after, task, result.score, result.nll))
         self.save()
+        self.prediction_draft(after, task).path.unlink(missing_ok=True)
+
+    def forget_damaged_evaluations(self) -> list[str]:
+        """Takes evaluations whose predictions are not whole out of the record; returns the files' paths."""
+        damaged = [
+            one for one in self.record.evaluations if not self._is_whole(self.predictions_path(one.after, one.task))
+        ]
+        for one in damaged:
+            self.record.evaluations.remove(one)
+        if damaged:
+            self.save()
+        return [str(self.predictions_path(one.after, one.task)) for one in damaged]
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            self._trusted(path)
+        except UserError:
+            return False
+        return True
+
+    # ------------------------------------------------------------------ scores
+
+    def save_scores(self, values: dict[str, Any]) -> None:
+        write_json(self.path / SCORES_FILE, values)
+        self._note(self.path / SCORES_FILE)
+        self.save()
+
+    def load_scores(self) -> Any:
+        """Raises `UserError` where the run has not ended, or the file is damaged."""
+        path = self.path / SCORES_FILE
+        if not self._recorded(path):
+            raise UserError(
+                f"{self.path}: this run has no scores yet; finish it with `seekr-lite run` and the same recipe"
+            )
+        return read_json(self._trusted(path))
 
     def predictions_path(self, after: int | None, task: str) -> Path:
         return self.path / "predictions" / ("base" if after is None else f"{after:02d}") / f"{task}.jsonl"
@@ -234,11 +297,13 @@ class RunFolder:
 
     def save_task(self, task: Task) -> None:
         write_json(self.task_path(task.name), asdict(task))
+        self._note(self.task_path(task.name))
+        self.save()
 
     def load_task(self, name: str) -> Task | None:
-        if not self.task_path(name).is_file():
+        if not self._recorded(self.task_path(name)):
             return None
-        values = read_json(self.task_path(name))
+        values = read_json(self._trusted(self.task_path(name)))
         try:
             for rows in ("train", "test", "validation"):
                 values[rows] = tuple(

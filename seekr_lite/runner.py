@@ -13,10 +13,11 @@ from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.files import read_json, write_json
+from seekr_lite.lock import locked
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
+from seekr_lite.stopping import StopRequest, stop_signals
 
 if TYPE_CHECKING:
     from seekr_lite.head_graft import GraftResult
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from seekr_lite.replay_store import TaskStore
 
 # Keys that cannot change what is learned: they may differ when a run goes on.
-HARMLESS_KEYS = {"run.output", "run.memory_limit_gb", "evaluate.rounds"}
+HARMLESS_KEYS = {
+    "run.output",
+    "run.memory_limit_gb",
+    "run.checkpoint_minutes",
+    "run.checkpoint_steps",
+    "evaluate.rounds",
+}
 
 
 class Run:
@@ -51,12 +58,7 @@ class Run:
     @property
     def scores(self) -> Scoreboard:
         """The scoreboard. Raises `UserError` where the run has not ended."""
-        path = self.path / "scores.json"
-        if not path.is_file():
-            raise UserError(
-                f"{self.path}: this run has no scores yet; finish it with `seekr-lite run` and the same recipe"
-            )
-        return Scoreboard.from_json(read_json(path))
+        return Scoreboard.from_json(self._folder.load_scores())
 
     @property
     def folder(self) -> RunFolder:
@@ -126,6 +128,7 @@ def run(
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
     tasks: Sequence[Task] = (),
+    fresh: bool = False,
 ) -> Run:
     """Runs a recipe to its end: learns what the folder has not learned, tests what it has not tested.
 
@@ -135,9 +138,11 @@ def run(
         overrides: `section.key=value`, for a recipe file.
         listener: hears of progress; by default a progress display in a terminal or notebook.
         tasks: tasks handed over from Python; the recipe's `data.tasks` names them.
+        fresh: start anew; a run that is there is moved aside, not deleted.
 
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
+        Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
     """
     from seekr_lite.base import choose_device, limit_memory, load_base
     from seekr_lite.learner import Learner
@@ -147,7 +152,7 @@ def run(
     path = Path(output or recipe.run.output or "runs/run")
     recipe = recipe.with_(run={"output": str(path)})
     RunFolder.check_free(path)
-    folder = RunFolder.open(path) if RunFolder.is_run(path) else None
+    folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
     if folder is not None:
         check_continues(folder, recipe)
     sequence = gather_tasks(recipe, folder, tasks)
@@ -159,14 +164,34 @@ def run(
         from seekr_lite.report.console import Console
 
         listener = Console()
-    listeners = Listeners(listener, LogFile(path / "log.jsonl"))
-    learner = Learner(recipe, base, listeners)  # before a folder is made: it refuses bases that a method cannot use
-    folder = folder or RunFolder.create(path, recipe)
-    for task in tasks:
-        folder.save_task(task)
-    folder.write_recipe(recipe)
-    carry_on(folder, learner, sequence, listeners)
+    stop = StopRequest()
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop)
+    learner = Learner(recipe, base, listeners, stop)  # before a folder is made: it refuses what a method cannot use
+    if fresh and RunFolder.is_run(path):
+        listener.say(f"the run that was in {path} is now in {move_aside(path)}")
+    with locked(path), stop_signals(stop):
+        if folder is None:
+            RunFolder.check_free(path)  # again, now that nobody else can write here
+            folder = RunFolder.create(path, recipe)
+        folder.clean()
+        cut_to_whole_lines(path / "log.jsonl")
+        for task in tasks:
+            folder.save_task(task)
+        folder.write_recipe(recipe)
+        for damaged in folder.forget_damaged_evaluations():
+            listeners.say(f"{damaged}: damaged or missing; this evaluation is made again")
+        carry_on(folder, learner, sequence, listeners)
     return Run(folder)
+
+
+def move_aside(path: Path) -> Path:
+    """Gives a run folder another name; returns it. Raises `UserError` where a process works in it."""
+    with locked(path):
+        number = 1
+        while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+            number += 1
+        path.rename(aside)
+    return aside
 
 
 def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: Listener) -> None:
@@ -174,15 +199,17 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     joint, recipe = learner.method.joint, learner.recipe
     stages = [tasks] if joint else [[task] for task in tasks]
     evaluations = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
+    checkpoints = folder.checkpoints(recipe)
     evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
             learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
         else:
-            learned = learner.learn(*stage)
+            learned = learner.learn(*stage, checkpoints=checkpoints)
             name = folder.stage_name(index, stage, joint)
             config = learner.adapters.config_of(learned.snapshot)
             folder.save_stage(name, stage, learned, config, learner.method.state_folder)
+            checkpoints.forget()
             listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
         after = len(tasks) - 1 if joint else index
         evaluate_after(folder, learner, after, tasks, evaluations)
@@ -193,7 +220,8 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
         assert record is not None, "every planned evaluation has been made"
         results[(after_task, task)] = (record.score, record.nll)
     scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
-    write_json(folder.path / "scores.json", scores.to_json())
+    folder.save_scores(scores.to_json())
+    checkpoints.forget()
 
 
 def evaluate_after(
@@ -312,3 +340,13 @@ class LogFile(Listener):
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
         with self.path.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
+
+
+def cut_to_whole_lines(path: Path) -> None:
+    """Takes away the line that a stop has cut, if there is one."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)

@@ -18,13 +18,14 @@ class StepLog:
 
     Args:
         stage, task: which stage it is, and its (first) task's name, for the message.
+        steps: how many are done already.
     """
 
-    def __init__(self, listener: Listener, stage: int, task: str) -> None:
+    def __init__(self, listener: Listener, stage: int, task: str, steps: int = 0) -> None:
         self.listener = listener
         self.stage = stage
         self.task = task
-        self.steps = 0
+        self.steps = steps
         self._waiting: Callable[[], None] | None = None
 
     def add(self, step: Step, epoch: int, learning_rate: float, norm: torch.Tensor | float, terms: TermValues) -> None:

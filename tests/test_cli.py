@@ -111,3 +111,16 @@ def test_a_quiet_run_says_nothing_on_stderr(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     assert "OP" in done.stdout
+
+
+def test_verify_ends_with_0_for_a_whole_run_and_with_2_for_a_damaged_one(tmp_path: Path) -> None:
+    small = ("--set", 'data.tasks=["shade"]', "--set", "data.train_limit=16", "--set", "data.test_limit=4")
+    seekr_lite("run", str(QUICKSTART), "-o", "out", *small, "--set", "train.epochs=1", "-q", cwd=tmp_path)
+    done = seekr_lite("verify", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "files are whole" in done.stdout
+    scores = tmp_path / "out" / "scores.json"
+    scores.write_text(scores.read_text().replace('"op"', '"OP"'))
+    done = seekr_lite("verify", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert {"path": "scores.json", "state": "changed"} in json.loads(done.stdout)

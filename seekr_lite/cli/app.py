@@ -15,6 +15,7 @@ from seekr_lite.cli.data import data_app
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
 from seekr_lite.cli.run import run_command
+from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --se
 app.command("plan", epilog="Example:  seekr-lite plan recipes/trace-llama2-7b.toml --set run.memory_limit_gb=12")(
     plan_command
 )
+app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
 app.add_typer(data_app, name="data")
 app.add_typer(heads_app, name="heads")
 
@@ -66,7 +68,7 @@ def start() -> None:
         say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on after the last finished task")
+        say("interrupted; the same command goes on from the last checkpoint or finished task")
         sys.exit(130)
     except Exception:
         import traceback

@@ -17,12 +17,15 @@ def run_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe file (TOML).", show_default=False)],
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; a run that is there is moved aside, not deleted.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the scoreboard only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Run a recipe: learn its tasks one after the other and test them.
 
-    In a folder that holds the same run, it goes on after the last finished task.
+    In a folder that holds the same run, it goes on where it was stopped.
     """
     from seekr_lite.recipe import Recipe
 
@@ -30,7 +33,7 @@ def run_command(
     from seekr_lite.report.console import Console
     from seekr_lite.runner import run
 
-    finished = run(checked, output=output, listener=Console(quiet))
+    finished = run(checked, output=output, listener=Console(quiet), fresh=fresh)
     if as_json:
         import json
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seekr_lite.data.task import Task
-    from seekr_lite.run_folder import RunRecord
+    from seekr_lite.run_record import RunRecord
 
 
 def model_card(name: str, tasks: list[Task], config: dict[str, Any], record: RunRecord) -> str:

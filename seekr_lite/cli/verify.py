@@ -1,0 +1,30 @@
+"""`seekr-lite verify`: are the files of a run what they were when they were written?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify_command(
+    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the state of every file as JSON.")] = False,
+) -> None:
+    """Compare every file of a run with its checksum. Ends with 2 where one is changed or missing."""
+    from seekr_lite.run_folder import RunFolder
+    from seekr_lite.verify import verify_files
+
+    files = verify_files(RunFolder.open(run))
+    damaged = [file for file in files if file.state != "whole"]
+    if as_json:
+        import json
+
+        typer.echo(json.dumps([vars(file) for file in files], indent=2, ensure_ascii=False))
+    else:
+        for file in damaged:
+            typer.echo(f"{file.state}: {file.path}")
+        typer.echo(f"{len(files) - len(damaged)} of {len(files)} files are whole")
+    if damaged:
+        raise typer.Exit(2)

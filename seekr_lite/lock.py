@@ -1,0 +1,59 @@
+"""One process at a time in a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from seekr_lite.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock inside the block. The folder is made where it is not there.
+
+    The operating system gives the lock up when its process ends, however that happens: so a lock is never stale.
+
+    Raises:
+        UserError: another process works in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        if not _take(file):
+            file.seek(0)
+            raise UserError(
+                f"{folder}: another process works in this folder ({_holder(file.read())}); wait, or stop it"
+            )
+        file.truncate(0)
+        file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}))
+        file.flush()
+        yield
+
+
+def _take(file: IO[str]) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: no such lock; two processes are not kept apart
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _holder(text: str) -> str:
+    try:
+        values = json.loads(text)
+        return f"process {values['process']} on {values['machine']}"
+    except (ValueError, KeyError, TypeError):
+        return "which one is not known"

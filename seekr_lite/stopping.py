@@ -1,0 +1,59 @@
+"""Stopping a run from outside: SIGTERM and SIGINT finish the step, and what is done is kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from seekr_lite.errors import Interrupted
+from seekr_lite.progress import Advance, Listener
+
+EXIT_CODES = {signal.SIGTERM: 3, signal.SIGINT: 130}
+
+
+class StopRequest(Listener):
+    """Whether somebody asked the run to stop. As a listener it stops phases between two units of work."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Raises `Interrupted` where a stop was asked for."""
+        if self.signal is not None:
+            raise Interrupted(
+                "stopped; everything so far is kept, and the same command goes on from here", EXIT_CODES[self.signal]
+            )
+
+    @contextmanager
+    def phase(self, description: str, total: int) -> Iterator[Advance]:
+        yield lambda units: self.check()
+
+
+@contextmanager
+def stop_signals(request: StopRequest) -> Iterator[None]:
+    """Inside the block the first signal asks to stop, and a second SIGINT ends at once (`KeyboardInterrupt`).
+
+    Outside of the main thread signals cannot be caught; there nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal = signal.Signals(number)
+
+    before = {number: signal.signal(number, ask) for number in EXIT_CODES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,39 @@
+"""Whether the files of a run are what they were when they were written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from seekr_lite.errors import UserError
+from seekr_lite.run_record import file_checksum
+
+if TYPE_CHECKING:
+    from seekr_lite.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file of a run, by its path inside the folder, and what became of it."""
+
+    path: str
+    state: Literal["whole", "changed", "missing"]
+
+
+def verify_files(folder: RunFolder) -> list[FileState]:
+    """The state of every recorded file, and of the checkpoint where there is one."""
+    found: list[FileState] = []
+    for name, checksum in sorted(folder.record.files.items()):
+        path = folder.path / name
+        if not path.is_file():
+            found.append(FileState(name, "missing"))
+        else:
+            found.append(FileState(name, "whole" if file_checksum(path) == checksum else "changed"))
+    checkpoint = folder.checkpoints(folder.recipe())
+    if checkpoint.path.is_file():
+        try:
+            checkpoint.load(-1)
+            found.append(FileState(checkpoint.path.name, "whole"))
+        except UserError:
+            found.append(FileState(checkpoint.path.name, "changed"))
+    return found

@@ -1,0 +1,263 @@
+"""A run that is stopped anywhere goes on to the same result, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import two_toy_tasks
+from test_run import artefacts
+
+import seekr_lite as sl
+from seekr_lite.errors import Interrupted
+from seekr_lite.lock import locked
+from seekr_lite.progress import Listener
+from seekr_lite.recipe import Recipe
+from seekr_lite.run_folder import RunFolder
+from seekr_lite.verify import verify_files
+
+MakeRecipe = Callable[..., Recipe]
+QUIET = Listener()
+
+
+class PowerCut(BaseException):
+    """Nothing handles it, as nothing handles a power cut."""
+
+
+class CutAfter(Listener):
+    """Cuts the power at the n-th step of the run."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def event(self, kind: str, **values: Any) -> None:
+        if kind == "step":
+            self.left -= 1
+            if self.left == 0:
+                raise PowerCut
+
+
+def steps_of(folder: Path) -> list[tuple[int, int]]:
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [(event["stage"], event["step"]) for event in events if event["event"] == "step"]
+
+
+@pytest.mark.parametrize("growth", ["continue", "stack"])
+@pytest.mark.parametrize("method", ["sequential", "replay", "derpp", "seekr"])
+def test_a_power_cut_in_the_middle_of_a_task_changes_nothing(
+    method: str, growth: str, small_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe(
+        method={"name": method}, adapter={"growth": growth, "dropout": 0.1}, run={"checkpoint_steps": 2}
+    )
+    whole = sl.run(recipe, output=tmp_path / "whole", listener=QUIET)
+    total = len(steps_of(whole.path))
+    for cut in (total - 1, 4):
+        with pytest.raises(PowerCut):
+            sl.run(recipe, output=tmp_path / f"cut-{cut}", listener=CutAfter(cut))
+        resumed = sl.run(recipe, output=tmp_path / f"cut-{cut}", listener=QUIET)
+        assert artefacts(resumed.path) == artefacts(whole.path)
+        repeated = len(steps_of(resumed.path)) - len(set(steps_of(resumed.path)))
+        assert repeated <= recipe.run.checkpoint_steps
+        assert not (resumed.path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_the_optimizer_goes_on_where_it_was(optimizer: str, small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = small_recipe(
+        data={"tasks": ("shade",), "train_limit": 64},
+        train={"optimizer": optimizer, "schedule": "cosine", "warmup": 0.2, "epochs": 2},
+        adapter={"rank": 64},  # tensors of fewer numbers than 4096 are not kept in 8 bits
+        run={"checkpoint_steps": 3},
+    )
+    whole = sl.run(recipe, output=tmp_path / "whole", listener=QUIET)
+    with pytest.raises(PowerCut):
+        sl.run(recipe, output=tmp_path / "cut", listener=CutAfter(5))
+    assert artefacts(sl.run(recipe, output=tmp_path / "cut", listener=QUIET).path) == artefacts(whole.path)
+
+
+def test_a_damaged_checkpoint_is_named(small_recipe: MakeRecipe) -> None:
+    recipe = small_recipe(run={"checkpoint_steps": 1})
+    with pytest.raises(PowerCut):
+        sl.run(recipe, listener=CutAfter(2))
+    path = Path(str(recipe.run.output)) / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(sl.UserError, match="checkpoint is damaged"):
+        sl.run(recipe, listener=QUIET)
+
+
+class SignalAfter(Listener):
+    """Sends this process a signal at the n-th step."""
+
+    def __init__(self, number: signal.Signals, steps: int) -> None:
+        self.number = number
+        self.left = steps
+
+    def event(self, kind: str, **values: Any) -> None:
+        if kind == "step":
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 3), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_and_keeps_everything(
+    number: signal.Signals, exit_code: int, small_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe()  # no checkpoint would be due
+    whole = sl.run(recipe, output=tmp_path / "whole", listener=QUIET)
+    with pytest.raises(Interrupted) as stopped:
+        sl.run(recipe, output=tmp_path / "stopped", listener=SignalAfter(number, 3))
+    assert stopped.value.exit_code == exit_code
+    assert (tmp_path / "stopped" / "checkpoint.safetensors").is_file()
+    resumed = sl.run(recipe, output=tmp_path / "stopped", listener=QUIET)
+    assert artefacts(resumed.path) == artefacts(whole.path)
+    assert sorted(steps_of(resumed.path)) == sorted(steps_of(whole.path)), "no step was done twice"
+
+
+def test_ctrl_c_on_the_command_line_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
+    command = [sys.executable, "-m", "seekr_lite", "run", str(recipe), "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 100
+    while not (log.is_file() and log.read_text().count('"step"') > 3) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in message
+    assert "Traceback" not in message
+
+
+# ------------------------------------------------------------------ damage, locks, leftovers
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sl.run(two_toy_tasks(tmp_path_factory.mktemp("finished") / "run"), listener=QUIET).path
+
+
+@pytest.fixture
+def a_copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def states(path: Path) -> dict[str, str]:
+    return {file.path: file.state for file in verify_files(RunFolder.open(path))}
+
+
+def artefact_files(path: Path) -> list[Path]:
+    return sorted(
+        file for file in path.rglob("*") if file.is_file() and file.name not in ("log.jsonl", ".lock", "run.json")
+    )
+
+
+def test_verify_knows_every_file_of_a_finished_run(finished: Path) -> None:
+    found = states(finished)
+    assert set(found.values()) == {"whole"}
+    assert set(found) == {file.relative_to(finished).as_posix() for file in artefact_files(finished)}
+
+
+def test_verify_finds_every_flipped_byte_and_every_cut(a_copy: Path) -> None:
+    generator = random.Random(0)
+    for file in artefact_files(a_copy):
+        whole = file.read_bytes()
+        name = file.relative_to(a_copy).as_posix()
+        for _ in range(8):
+            place = generator.randrange(len(whole))
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << generator.randrange(8)
+            for changed in (bytes(flipped), whole[:place]):
+                file.write_bytes(changed)
+                assert states(a_copy)[name] == "changed"
+        file.write_bytes(whole)
+    assert set(states(a_copy).values()) == {"whole"}
+
+
+def test_a_changed_record_is_found(a_copy: Path) -> None:
+    generator = random.Random(0)
+    record = a_copy / "run.json"
+    whole = record.read_bytes()
+    for _ in range(100):
+        place = generator.randrange(len(whole))
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << generator.randrange(8)
+        for changed in (bytes(flipped), whole[:place]):
+            record.write_bytes(changed)
+            with pytest.raises(sl.UserError, match=r"run\.json: "):
+                RunFolder.open(a_copy)
+
+
+def test_a_damaged_adapter_is_named_before_anything_rests_on_it(a_copy: Path) -> None:
+    adapter = a_copy / "adapters" / "00-shade" / "adapter_model.safetensors"
+    content = bytearray(adapter.read_bytes())
+    content[-3] ^= 4
+    adapter.write_bytes(bytes(content))
+    run = sl.open_run(a_copy)
+    with pytest.raises(sl.UserError, match=r"00-shade/adapter_model\.safetensors: this file of the run is damaged"):
+        run.load_model(after="shade")
+    with pytest.raises(sl.UserError, match=r"00-shade/adapter_model\.safetensors: this file of the run is damaged"):
+        sl.run(run.recipe, output=a_copy, listener=QUIET)
+
+
+def test_a_lost_memory_is_no_empty_memory(a_copy: Path) -> None:
+    (a_copy / "memory" / "00-shade.jsonl").unlink()
+    with pytest.raises(sl.UserError, match=r"memory/00-shade\.jsonl: this file of the run is missing"):
+        sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
+
+
+def test_lost_predictions_are_made_again(a_copy: Path, finished: Path) -> None:
+    predictions = a_copy / "predictions" / "01" / "shade.jsonl"
+    predictions.unlink()
+    sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
+    assert predictions.read_bytes() == (finished / "predictions" / "01" / "shade.jsonl").read_bytes()
+    assert artefacts(a_copy) == artefacts(finished)
+
+
+def test_two_processes_do_not_share_a_folder(a_copy: Path) -> None:
+    with (
+        locked(a_copy),
+        pytest.raises(sl.UserError, match=f"another process works in this folder .process {os.getpid()} on"),
+    ):
+        sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
+    assert set(states(a_copy).values()) == {"whole"}
+
+
+def test_a_dead_process_holds_no_lock(a_copy: Path) -> None:
+    code = f"from pathlib import Path; from seekr_lite.lock import locked\nwith locked(Path({str(a_copy)!r})): 1/0"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
+
+
+def test_what_a_stop_left_half_written_is_cleared_away(a_copy: Path) -> None:
+    (a_copy / "adapters" / ".01-keeper.abc").mkdir()
+    (a_copy / "adapters" / ".01-keeper.abc" / "half").write_text("x")
+    (a_copy / ".run.json.xyz").write_text("{")
+    with (a_copy / "log.jsonl").open("a") as log:
+        log.write('{"event": "st')
+    (a_copy / "predictions" / "01" / "shade.jsonl").unlink()  # so that there is something to do
+    sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
+    assert [path.name for path in a_copy.rglob(".*")] == [".lock"]
+    assert all(json.loads(line) for line in (a_copy / "log.jsonl").read_text().splitlines())
+
+
+def test_fresh_starts_anew_and_deletes_nothing(a_copy: Path, finished: Path) -> None:
+    recipe = sl.open_run(a_copy).recipe.with_(run={"seed": 7})
+    with pytest.raises(sl.UserError, match=r"another recipe; differing: run\.seed"):
+        sl.run(recipe, output=a_copy, listener=QUIET)
+    sl.run(recipe, output=a_copy, listener=QUIET, fresh=True)
+    assert artefacts(a_copy.with_name("copy.old-1")) == artefacts(finished)
+    assert artefacts(a_copy) != artefacts(finished)
