@@ -125,7 +125,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     train: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 8, "checkpointing": False}
     batch_tokens = PLAIN_BATCH * (options.prompt_tokens + options.answer_tokens)
     if options.quick:
-        data = {"format": "toy", "tasks": ("shade", "keeper"), "max_prompt_tokens": 64, "max_answer_tokens": 8}
+        data = {"format": "toy", "tasks": ("shade", "title"), "max_prompt_tokens": 64, "max_answer_tokens": 8}
         base, batch_tokens = base | {"model": "tiny", "device": "cpu"}, PLAIN_BATCH * 72
     return Recipe.from_dict(
         {
