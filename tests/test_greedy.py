@@ -10,6 +10,7 @@ import torch
 import transformers as tf
 
 from seekr_lite.base import Base, load_base
+from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.evaluation import greedy
 from seekr_lite.evaluation.generate import generate, transformers_answers
@@ -55,12 +56,12 @@ def ours(base: Base, prompts: list[EncodedExample], limit: int = LIMIT) -> list[
 def alone(base: Base, prompts: list[EncodedExample], limit: int = LIMIT) -> list[list[int]]:
     """`model.generate` on each prompt by itself, so that nothing is padded."""
     ends = base.tokenizer.pad_token_id, base.tokenizer.eos_token_id
-    return [transformers_answers(base.model, [prompt], limit, *ends)[0] for prompt in prompts]
+    return [transformers_answers(base.model, [prompt], limit, *ends, aligned=1)[0] for prompt in prompts]
 
 
 @pytest.fixture
 def rows_of_passes(base: Base) -> Any:
-    """Rows x tokens of every forward pass while the fixture lives."""
+    """(rows, tokens) of every forward pass while the fixture lives."""
     shapes: list[tuple[int, ...]] = []
     handle = base.model.register_forward_pre_hook(
         lambda module, args, options: shapes.append(tuple(options["input_ids"].shape)), with_kwargs=True
@@ -79,6 +80,7 @@ def test_prompts_that_are_read_in_several_groups_answer_together(
     base: Base, prompts: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(greedy, "PROMPT_TOKENS", 15)
+    monkeypatch.setattr(greedy, "ALIGNED", 1)
     assert ours(base, prompts) == alone(base, prompts)
 
 
@@ -88,12 +90,23 @@ def test_an_answer_does_not_depend_on_its_companions(base: Base, prompts: list[E
     assert ours(base, prompts[:2]) == together[:2]
 
 
+def test_in_bf16_too_prompts_are_padded_by_whole_vectors_so_that_companions_change_nothing(base: Base) -> None:
+    """The last token's logits, which greedy answers come from, to the bit."""
+    model = load_base(BaseSettings(model="tiny", quantization="nf4", dtype="bfloat16", device="cpu")).model.eval()
+    short = EncodedExample(tuple(range(100, 120)), 0)
+    logits = {}
+    for tokens in (20, 32, 33, 70):
+        batch = collate([EncodedExample(tuple(range(50, 50 + tokens)), 0), short], 0, greedy.ALIGNED)
+        logits[tokens] = model(batch.input_ids, batch.attention_mask, batch.position_ids).logits[1, -1]
+    assert all(torch.equal(logits[20], others) for others in logits.values())
+
+
 def test_a_row_that_has_ended_costs_nothing_more(
     base: Base, prompts: list[EncodedExample], rows_of_passes: list[tuple[int, ...]]
 ) -> None:
     lengths = [len(answer) for answer in ours(base, prompts)]
     (read, *steps) = rows_of_passes
-    assert read == (len(prompts), max(len(prompt.input_ids) for prompt in prompts))
+    assert read == (len(prompts), 16)
     # The pass of step i makes token i + 1 of the answers that have one.
     assert steps == [(sum(length > step for length in lengths), 1) for step in range(1, max(lengths))]
 

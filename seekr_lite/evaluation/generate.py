@@ -9,7 +9,7 @@ import torch
 
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.evaluation.greedy import can_answer, greedy_answers
+from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
 
 
 @torch.no_grad()
@@ -46,10 +46,15 @@ def generate(
 
 @torch.no_grad()
 def transformers_answers(
-    model: Any, prompts: Sequence[EncodedExample], max_new_tokens: int, pad_token_id: int, eos_token_id: int
+    model: Any,
+    prompts: Sequence[EncodedExample],
+    max_new_tokens: int,
+    pad_token_id: int,
+    eos_token_id: int,
+    aligned: int = ALIGNED,
 ) -> list[list[int]]:
     """`greedy_answers` by transformers' own loop, for any model: every row goes on until the last one has ended."""
-    batch = collate(prompts, pad_token_id).to(next(model.parameters()).device)
+    batch = collate(prompts, pad_token_id, aligned).to(next(model.parameters()).device)
     output = model.generate(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,

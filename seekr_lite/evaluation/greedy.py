@@ -1,8 +1,7 @@
 """Greedy decoding of a batch of prompts, in which a row that has ended costs nothing more.
 
 Prompts of like length are read together, since a padded token costs as much as a real one. Then all rows answer
-together, because every step unpacks the whole 4-bit base, for one row or for many. A row that has ended leaves. No
-row's answer hangs on the others, but for rounding: padding shifts its tokens within the kernels' sums.
+together, because every step unpacks the whole 4-bit base, for one row or for many. A row that has ended leaves.
 
 Legend: r rows, h key and value heads, n tokens, d size of a head.
 """
@@ -20,6 +19,9 @@ from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 
 PROMPT_TOKENS = 2048  # prompt tokens, padded, that are read at once: enough to keep any device busy
+# Kernels add up many columns at a time, and padding shifts a row's tokens in these sums, which in bf16 changed three
+# answers in ten. Shifted by whole vectors, the sums stay as they are: an answer does not hang on its companions.
+ALIGNED = 16
 
 
 def can_answer(model: Any) -> bool:
@@ -44,7 +46,7 @@ def greedy_answers(
     """
     rows, cache, tokens = _read_prompts(model, prompts, max_new_tokens, pad_token_id)
     lengths = torch.tensor([len(prompts[row].input_ids) for row in rows], device=tokens.device)
-    width = int(lengths.max())
+    width = cache.get_seq_length()
     places = torch.arange(width + max_new_tokens, device=tokens.device)
     mask = (places >= width - lengths[:, None]).long()  # of the prompts and of all tokens to come
     answers: list[list[int]] = [[] for _ in prompts]
@@ -87,7 +89,7 @@ def _read_prompts(
     groups = split_by_tokens([len(prompt.input_ids) for prompt in prompts], PROMPT_TOKENS)
     caches, tokens = [], []
     for group in groups:
-        batch = collate([prompts[row] for row in group], pad_token_id).to(device)
+        batch = collate([prompts[row] for row in group], pad_token_id, ALIGNED).to(device)
         caches.append(DynamicCache(config=model.config))
         output = model(
             input_ids=batch.input_ids,
