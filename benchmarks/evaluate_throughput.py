@@ -94,12 +94,14 @@ def measure(examination: Examination, repeats: int, control: bool) -> dict[str, 
     if control:
         ways["plain, padded as ours"] = lambda: examination.plain(ALIGNED)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
     texts: dict[str, list[str]] = {}
     for repeat in range(repeats):
         for name in ways if repeat % 2 == 0 else reversed(ways):
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             texts[name] = ways[name]()
             seconds[name].append(time.perf_counter() - started)
+            cpu_seconds[name].append(time.process_time() - cpu_started)
             print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
     rows = len(examination.prompts)
     lengths = [len(ids) for ids in examination.tokenizer(texts["plain"], add_special_tokens=False)["input_ids"]]
@@ -109,6 +111,8 @@ def measure(examination: Examination, repeats: int, control: bool) -> dict[str, 
         "answer_tokens": sum(lengths),
         "answers_at_the_limit": sum(length >= examination.max_new_tokens for length in lengths),
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,  # of all threads: what other work on the machine does not stretch
+        "cpu_ratio": median(cpu_seconds["plain"]) / median(cpu_seconds["ours"]),
         "samples_per_second": {name: rows / median(times) for name, times in seconds.items()},
         "ratio": median(seconds["plain"]) / median(seconds["ours"]),
         "identical_share": {
@@ -183,6 +187,7 @@ def table(result: dict[str, Any]) -> str:
         f"{result['rows']} rows, {result['base']['dtype']}, {result['device']}",
         f"plain generate, batch 16   {speed['plain']:8.2f} samples/s",
         f"ours                       {speed['ours']:8.2f} samples/s   {result['ratio']:.2f} x",
+        f"plain / ours in CPU time   {result['cpu_ratio']:8.2f} x",
         *(f"identical: {name:32}{100 * share:6.1f} %" for name, share in result["identical_share"].items()),
     ]
     return "\n".join(lines)
