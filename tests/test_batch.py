@@ -26,6 +26,10 @@ def test_rows_are_padded_on_the_left() -> None:
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
 
 
+def test_rows_are_padded_to_a_multiple_where_that_is_asked_for() -> None:
+    assert [collate(ROWS, PAD, multiple).input_ids.shape[1] for multiple in (1, 3, 4)] == [4, 6, 4]
+
+
 def test_positions_count_from_the_first_real_token() -> None:
     assert collate(ROWS, PAD).position_ids.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.scaling import CountOperations
 from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
 from seekr_lite.base import load_base
@@ -21,21 +20,6 @@ from seekr_lite.methods.seekr import Seekr
 from seekr_lite.recipe import AdapterSettings, BaseSettings, MethodSettings
 
 ROW = EncodedExample(tuple(range(5, 25)), 4)
-
-
-class CountOperations(TorchDispatchMode):
-    """Counts every operation by its name and the shapes of its result, and sums up what was allocated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        results = result if isinstance(result, tuple | list) else [result]
-        shapes = [tuple(one.shape) for one in results if isinstance(one, torch.Tensor)]
-        self.operations[f"{func} {shapes}"] += 1
-        return result
 
 
 def method_after(tasks: int, growth: str) -> Seekr:

@@ -42,9 +42,10 @@ class Batch:
         return self.attention_mask.shape[1] - self.attention_mask.sum(-1)
 
 
-def collate(rows: Sequence[EncodedExample], pad_token_id: int) -> Batch:
-    """Pads rows on the left to the longest of them."""
+def collate(rows: Sequence[EncodedExample], pad_token_id: int, multiple_of: int = 1) -> Batch:
+    """Pads rows on the left to the longest of them, and to a multiple of so many tokens."""
     tokens = max(len(row.input_ids) for row in rows)
+    tokens += -tokens % multiple_of
     input_ids = torch.full((len(rows), tokens), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
     labels = torch.full_like(input_ids, IGNORED)

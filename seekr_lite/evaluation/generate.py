@@ -9,6 +9,7 @@ import torch
 
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
 
 
 @torch.no_grad()
@@ -33,28 +34,43 @@ def generate(
         Row number -> answer, for the rows of one batch.
     """
     lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
-    device = next(model.parameters()).device
+    answer = greedy_answers if can_answer(model) else transformers_answers
     for rows in split_by_tokens(lengths, batch_tokens):
         if all(row in known for row in rows):
             yield {row: known[row] for row in rows}
             continue
-        batch = collate([prompts[row] for row in rows], tokenizer.pad_token_id).to(device)
-        output = model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        new = output[:, batch.input_ids.shape[1] :]
-        yield dict(zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True))
+        batch = [prompts[row] for row in rows]
+        answers = answer(model, batch, max_new_tokens, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        yield dict(zip(rows, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True))
+
+
+@torch.no_grad()
+def transformers_answers(
+    model: Any,
+    prompts: Sequence[EncodedExample],
+    max_new_tokens: int,
+    pad_token_id: int,
+    eos_token_id: int,
+    aligned: int = ALIGNED,
+) -> list[list[int]]:
+    """`greedy_answers` by transformers' own loop, for any model: every row goes on until the last one has ended."""
+    batch = collate(prompts, pad_token_id, aligned).to(next(model.parameters()).device)
+    output = model.generate(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=1.0,
+        use_cache=True,
+        pad_token_id=pad_token_id,
+        eos_token_id=eos_token_id,
+    )
+    answers: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
+    return answers
 
 
 @torch.no_grad()
