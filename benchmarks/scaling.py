@@ -37,11 +37,12 @@ from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.data.toy import TOY_TASKS, toy_task
+from seekr_lite.files import write_json
 from seekr_lite.learner import Learned, Learner
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import RunFolder, versions, write_json
+from seekr_lite.run_folder import RunFolder, versions
 
 TRAIN_ROWS = 8
 
