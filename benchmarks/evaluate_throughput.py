@@ -8,7 +8,7 @@ in turns. Ours gets the memory of the plain way: its batches hold at most 16 row
 --adapter a joint one is trained first on a few rows of every task.
 
 In bf16 rounding decides between tokens that are all but equally likely, and padding shifts where sums are rounded. Ours
-pads to whole vectors of 16 tokens, which shifts nothing; the plain way pads to its longest row. --control runs the
+pads to whole vectors of 16 tokens, which shifts less; the plain way pads to its longest row. --control runs the
 plain way padded as ours is, too: that tells what comes of the padding alone, and what of the engine.
 """
 

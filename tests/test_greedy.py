@@ -90,7 +90,7 @@ def test_an_answer_does_not_depend_on_its_companions(base: Base, prompts: list[E
     assert ours(base, prompts[:2]) == together[:2]
 
 
-def test_in_bf16_too_prompts_are_padded_by_whole_vectors_so_that_companions_change_nothing(base: Base) -> None:
+def test_padding_by_whole_vectors_leaves_a_short_prompt_as_it_is_in_bf16(base: Base) -> None:
     """The last token's logits, which greedy answers come from, to the bit."""
     model = load_base(BaseSettings(model="tiny", quantization="nf4", dtype="bfloat16", device="cpu")).model.eval()
     short = EncodedExample(tuple(range(100, 120)), 0)

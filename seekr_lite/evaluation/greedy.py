@@ -19,8 +19,8 @@ from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 
 PROMPT_TOKENS = 2048  # prompt tokens, padded, that are read at once: enough to keep any device busy
-# Kernels add up many columns at a time, and padding shifts a row's tokens in these sums, which in bf16 changed three
-# answers in ten. Shifted by whole vectors, the sums stay as they are: an answer does not hang on its companions.
+# Kernels add up many columns at a time, and padding shifts a row's tokens in these sums: in bf16, near-ties of two
+# tokens then fall the other way. Shifted by whole vectors, most sums stay as they are (docs/architecture.md: not all).
 ALIGNED = 16
 
 
