@@ -45,6 +45,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
+from benchmarks.method_cost import device_name
 from benchmarks.official_attention import (
     ChosenHeads,
     OfficialDistillation,
@@ -547,7 +548,7 @@ def report(arguments: argparse.Namespace, command: list[str]) -> dict[str, Any]:
     packages = ["torch", "transformers", "peft", *(["bitsandbytes"] if four_bit else [])]
     return {
         "command": shlex.join(command),
-        "device": torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads",
+        "device": device_name(device),
         "versions": {"python": platform.python_version(), "seekr-lite": installed("seekr-lite")}
         | {name: installed(name) for name in packages},
         "shape": {**asdict(shape), "tokens": list(arguments.tokens or shape.tokens)},

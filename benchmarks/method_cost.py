@@ -18,11 +18,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
 from seekr_lite.files import write_json
 from seekr_lite.run_folder import versions
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,12 @@ def main() -> None:
         )
 
 
-def device_name() -> str:
+def device_name(device: torch.device | None = None) -> str:
+    """What was measured on; by default the GPU where there is one."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if torch.cuda.is_available() if device is None else device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"
 
 

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.parity import compare_metrics
 from seekr_lite.evaluation.metrics import METRICS, superni_metric, tokens_13a, trace_metric
 
 GOLDEN = Path(__file__).parents[1] / ".." / "shared" / "golden" / "metrics.json"
-# The official name of a number -> our metric and the factor to our 0..100.
-OFFICIAL = {
-    "accuracy": ("accuracy", 100),
-    "rouge-L": ("rouge_l", 100),
-    "bleu-1": ("bleu_1", 100),
-    "bleu-4": ("bleu_4", 100),
-    "similarity": ("fuzz", 1),
-    "sari": ("sari", 1),
-}
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=5), min_size=1, max_size=8).map(" ".join)
 PIECES = st.lists(st.sampled_from(["a", "b", "c", "d", ".", " . ", " ", "\n", "<STR_LIT:", ">", "5,"])).map("".join)
 TEXTS = st.text(max_size=40) | PIECES
 
 
-def metric_of(case: str, number: str) -> str:
-    if number == "accuracy" and case in ("C-STANCE", "ScienceQA"):
-        return trace_metric(case)
-    if case == "superni-acc":
-        return "first_word_accuracy"
-    return OFFICIAL[number][0]
-
-
 def test_golden() -> None:
     if not GOLDEN.is_file():
         pytest.skip("../shared/golden is not here")
-    scores: dict[str, Any] = json.loads(GOLDEN.read_text(encoding="utf-8"))["scores"]
-    for case, given_ in scores.items():
-        for number, expected in given_["expected"].items():
-            predictions, references = given_["predictions"], given_["references"]
-            if case == "ScienceQA" and number != "accuracy":  # officially of what follows the letter and a line end
-                predictions, references = ([text[2:] for text in texts] for texts in (predictions, references))
-            sources = given_["sources"] or [""] * len(predictions)
-            got = METRICS[metric_of(case, number)].score(sources, predictions, [[text] for text in references])
-            assert got == pytest.approx(expected * OFFICIAL[number][1], abs=1e-6), (case, number)
+    scores = [number for number in compare_metrics(GOLDEN) if number.quantity != "extraction"]
+    assert len(scores) == 19
+    for number in scores:
+        assert number.ours == pytest.approx(number.official, abs=1e-6), (number.where, number.quantity)
 
 
 def test_metrics_of_tasks() -> None:
