@@ -78,7 +78,7 @@ class Learner:
         self.base = base or load_base(recipe.base)
         self.adapters = AdapterSequence(self.base, recipe.adapter, recipe.run.seed)
         self.method: Method = method_class(recipe.method.name)(recipe.method, self.adapters, recipe.run.seed)
-        self.micro_batches = MicroBatches(recipe.train.micro_batch_tokens, self.listener)
+        self.micro_batches = MicroBatches(recipe.train.micro_batch_tokens, self.listener, self.base.device.type)
         self.tasks: list[Task] = []
         self.memory: list[tuple[Example, ...]] = []  # by task
         self._results: dict[tuple[int | None, int], TaskResult] = {}  # (adapter, task)

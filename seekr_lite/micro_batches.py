@@ -1,4 +1,5 @@
-"""How the rows of an optimizer step are cut so that they fit into memory: by tokens, rows of like length together.
+"""How the rows of an optimizer step are cut so that they fit into memory, with little padding: rows of like length go
+together.
 
 The result of a step does not depend on the cut (`StepTotals`), so a cut that turns out too large is made smaller and
 the step is done again.
@@ -11,23 +12,29 @@ from typing import TypeVar
 
 import torch
 
-from seekr_lite.data.batch import split_by_tokens
+from seekr_lite.data.batch import split_by_cost
 from seekr_lite.errors import UserError
 from seekr_lite.progress import Listener
 
 Result = TypeVar("Result")
 
+# What a pass costs whatever it holds, in tokens. A pass dequantises each weight: some 4.5 bytes of traffic, beside 2
+# operations a token. A consumer GPU (1 TB/s, 70 to 160 TFLOPS) passes 160 to 370 tokens in that time; a CPU with two
+# threads and SmolLM2 was seen to pass about 80 (`benchmarks/train_throughput.py`'s base; 64 to 256 tokens a pass).
+PASS_TOKENS = {"cuda": 256, "cpu": 80}
+
 
 class MicroBatches:
     """The tokens (padded) that pass the model at once; fewer after each time that memory ran out."""
 
-    def __init__(self, tokens: int, listener: Listener) -> None:
+    def __init__(self, tokens: int, listener: Listener, device: str = "cpu") -> None:
         self.tokens = tokens
         self.listener = listener
+        self.pass_tokens = PASS_TOKENS.get(device, PASS_TOKENS["cpu"])
 
     def split(self, lengths: Sequence[int]) -> list[list[int]]:
         """Groups of row indices; a row that is longer than the limit goes alone."""
-        return split_by_tokens(lengths, self.tokens)
+        return split_by_cost(lengths, self.tokens, self.pass_tokens)
 
     def fit(self, step: Callable[[], Result], lengths: Sequence[int], undo: Callable[[], None]) -> Result:
         """Does a step over rows of these lengths; where memory runs out, undoes it and does it in smaller parts.

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekr_lite.data.batch import IGNORED, collate, split_by_tokens
+from seekr_lite.data.batch import IGNORED, collate, split_by_cost, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 
 PAD = 0
@@ -95,3 +95,39 @@ def test_split_by_tokens_fills_a_group_to_the_limit() -> None:
 
 def test_split_by_tokens_of_nothing() -> None:
     assert split_by_tokens([], 10) == []
+
+
+@given(st.lists(st.integers(1, 60), max_size=12), st.integers(1, 200), st.integers(0, 50))
+def test_split_by_cost_is_a_partition_within_the_limit(lengths: list[int], limit: int, pass_tokens: int) -> None:
+    groups = split_by_cost(lengths, limit, pass_tokens)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or len(group) * max(lengths[i] for i in group) <= limit for group in groups)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(1, 200), st.integers(0, 50))
+def test_split_by_cost_is_the_cheapest_of_all(lengths: list[int], limit: int, pass_tokens: int) -> None:
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(group) * max(lengths[i] for i in group) + pass_tokens for group in groups)
+
+    allowed = [
+        groups
+        for groups in partitions(list(range(len(lengths))))
+        if all(len(group) == 1 or len(group) * max(lengths[i] for i in group) <= limit for group in groups)
+    ]
+    assert cost(split_by_cost(lengths, limit, pass_tokens)) == min(cost(groups) for groups in allowed)
+
+
+def partitions(items: list[int]) -> list[list[list[int]]]:
+    """All ways to put items into groups."""
+    if not items:
+        return [[]]
+    first, found = items[0], []
+    for rest in partitions(items[1:]):
+        found.append([[first], *rest])
+        found += [[*rest[:at], [first, *rest[at]], *rest[at + 1 :]] for at in range(len(rest))]
+    return found
+
+
+def test_split_by_cost_keeps_rows_of_unlike_length_apart() -> None:
+    assert split_by_cost([100, 10, 100, 10], 1000, 20) == [[0, 2], [1, 3]]
+    assert split_by_cost([100, 90, 100, 90], 1000, 50) == [[0, 2, 1, 3]]

@@ -71,3 +71,29 @@ def split_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def split_by_cost(lengths: Sequence[int], max_tokens: int, pass_tokens: int) -> list[list[int]]:
+    """Groups indices of rows, longest first, so that passing all of them costs least.
+
+    A group of k rows, the longest of n tokens, costs k n tokens, padding included, and `pass_tokens` on top: what a
+    pass costs whatever it holds. Groups stay within `max_tokens` as those of `split_by_tokens`; every index is in
+    exactly one. Of the rows sorted by length, the best groups of the first j follow from the best ones of fewer.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    best, start = [0], [0]  # of the first j rows: the least cost, and where the last group begins
+    for end in range(1, len(order) + 1):
+        costs = [
+            (best[first] + lengths[order[first]] * (end - first) + pass_tokens, first)
+            for first in range(end)
+            if end - first == 1 or lengths[order[first]] * (end - first) <= max_tokens
+        ]
+        cost, first = min(costs)
+        best.append(cost)
+        start.append(first)
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.append(order[start[end] : end])
+        end = start[end]
+    return groups[::-1]
