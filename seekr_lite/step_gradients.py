@@ -85,11 +85,14 @@ class StepGradients:
         return terms
 
     def _backward(self, loss: Sequence[LossTerm], share: float, terms: TermValues, with_norms: bool) -> None:
-        if with_norms:
-            for term in loss:
-                if term.name not in terms.norms:
-                    terms.norms[term.name] = self._gradient_norm(share * term.weight * term.value)
+        wanted = [term for term in loss if with_norms and term.name not in terms.norms]
+        # A term that is alone, in the first micro-batch of a step, has the very gradient that backward() leaves.
+        alone = len(loss) == 1 and all(one.grad is None for one in self.adapters.trainable_parameters())
+        for term in wanted if not alone else ():
+            terms.norms[term.name] = self._gradient_norm(share * term.weight * term.value)
         (torch.stack([term.weight * term.value for term in loss]).sum() * share).backward()  # type: ignore[no-untyped-call]
+        for term in wanted if alone else ():
+            terms.norms[term.name] = _total_norm([one.grad for one in self.adapters.trainable_parameters()])
         for term in loss:
             terms.add(term)
 
@@ -97,8 +100,12 @@ class StepGradients:
         """L2 norm of the gradient; the graph and the parameters' own gradients stay as they are."""
         parameters = self.adapters.trainable_parameters()
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        return _total_norm(gradients)
 
     def _forget(self) -> None:
         for parameter in self.adapters.trainable_parameters():
             parameter.grad = None
+
+
+def _total_norm(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
