@@ -14,16 +14,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seekr_lite.comparison import Comparison
     from seekr_lite.data.task import Example, Task
     from seekr_lite.errors import UserError
     from seekr_lite.evaluation.scoreboard import Scoreboard
     from seekr_lite.head_study import score_task_heads
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
+    from seekr_lite.method_grid import compare
     from seekr_lite.recipe import Recipe
     from seekr_lite.runner import Run, open_run, run
 
 _HOMES = {
+    "Comparison": "seekr_lite.comparison",
     "Example": "seekr_lite.data.task",
     "Heads": "seekr_lite.heads",
     "Learner": "seekr_lite.learner",
@@ -32,12 +35,14 @@ _HOMES = {
     "Scoreboard": "seekr_lite.evaluation.scoreboard",
     "Task": "seekr_lite.data.task",
     "UserError": "seekr_lite.errors",
+    "compare": "seekr_lite.method_grid",
     "open_run": "seekr_lite.runner",
     "run": "seekr_lite.runner",
     "score_task_heads": "seekr_lite.head_study",
 }
 
 __all__ = [
+    "Comparison",
     "Example",
     "Heads",
     "Learner",
@@ -46,6 +51,7 @@ __all__ = [
     "Scoreboard",
     "Task",
     "UserError",
+    "compare",
     "open_run",
     "run",
     "score_task_heads",

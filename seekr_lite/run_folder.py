@@ -179,6 +179,10 @@ class RunFolder:
         path = self.path / state_folder / f"{self.record.stages[index].name}.safetensors"
         return read_tensors(self._trusted(path)), read_json(self._trusted(path.with_suffix(".json")))
 
+    def load_state_values(self, index: int, state_folder: str) -> Any:
+        """The plain values of `load_state` alone."""
+        return read_json(self._trusted(self.path / state_folder / f"{self.record.stages[index].name}.json"))
+
     def memory_path(self, index: int) -> Path:
         return self.path / "memory" / f"{self.record.stages[index].name}.jsonl"
 
@@ -274,6 +278,11 @@ class RunFolder:
         write_json(self.path / SCORES_FILE, values)
         self._note(self.path / SCORES_FILE)
         self.save()
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the run has once come to its end. (Tasks may have been appended since.)"""
+        return self._recorded(self.path / SCORES_FILE)
 
     def load_scores(self) -> Any:
         """Raises `UserError` where the run has not ended, or the file is damaged."""

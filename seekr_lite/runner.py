@@ -20,6 +20,7 @@ from seekr_lite.run_folder import RunFolder
 from seekr_lite.stopping import StopRequest, stop_signals
 
 if TYPE_CHECKING:
+    from seekr_lite.export import Export
     from seekr_lite.head_graft import GraftResult
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
@@ -84,6 +85,14 @@ class Run:
         from seekr_lite.head_graft import graft_heads
 
         return graft_heads(self._folder, task, listener)
+
+    def export(
+        self, to: str | Path, after: str | None = None, merge: str = "none", listener: Listener | None = None
+    ) -> Export:
+        """Writes the model after a task to a folder of its own, for other programs; see `seekr_lite.export`."""
+        from seekr_lite.export import export
+
+        return export(self._folder, to, after, merge, listener)
 
     def load_model(self, after: str | None = None) -> LoadedModel:
         """The base with the adapter after task `after` (by default the last), ready to generate."""

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from seekr_lite.cli.compare import compare_command
 from seekr_lite.cli.data import data_app
+from seekr_lite.cli.export import export_command
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
 from seekr_lite.cli.run import run_command
@@ -50,6 +52,12 @@ app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --se
 )
 app.command("plan", epilog="Example:  seekr-lite plan recipes/trace-llama2-7b.toml --set run.memory_limit_gb=12")(
     plan_command
+)
+app.command(
+    "compare", epilog="Example:  seekr-lite compare recipes/quickstart.toml --methods sequential,seekr --seeds 0,1"
+)(compare_command)
+app.command("export", epilog="Example:  seekr-lite export runs/quickstart --to my-model --merge dequantized")(
+    export_command
 )
 app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
 app.add_typer(data_app, name="data")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from seekr_lite.cli.run import Overrides
+from seekr_lite.cli.options import AsJson, Overrides, RecipePath
+from seekr_lite.cli.output import print_json, show
 
 data_app = typer.Typer(help="Look at the tasks of a recipe.", no_args_is_help=True)
 
@@ -19,9 +17,9 @@ def data() -> None:
 
 @data_app.command("check", epilog="Example:  seekr-lite data check recipes/quickstart.toml")
 def check(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file (TOML).", show_default=False)],
+    recipe: RecipePath,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Count rows and tokens, find truncation, duplicates and test rows that stand in train, and show one example."""
     from seekr_lite.recipe import Recipe
@@ -33,12 +31,8 @@ def check(
 
     report = check_data(gather_tasks(checked, None, ()), load_tokenizer(checked.base), checked.data)
     if as_json:
-        import json
-
-        typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print_json(report.to_json())
         return
-    from rich.console import Console
-
     from seekr_lite.report.data_table import render
 
-    Console(highlight=False).print(render(report))
+    show(render(report))

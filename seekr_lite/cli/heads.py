@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seekr_lite.cli.run import Overrides
+from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, RunPath, Verbose, listener
+from seekr_lite.cli.output import print_json, show
 
 if TYPE_CHECKING:
     from seekr_lite.heads import Heads
 
 heads_app = typer.Typer(help="Look into the attention heads.", no_args_is_help=True)
 
-RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
 Measure = Annotated[
     str | None,
     typer.Option(help="importance, sensitivity or forgettability; by default importance, for a bare base sensitivity."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 Png = Annotated[Path | None, typer.Option(help="Write the heatmap as a picture.")]
 Html = Annotated[Path | None, typer.Option(help="Write all tasks and measures as one HTML file.")]
 
@@ -46,17 +45,17 @@ def inspect(
     found.of(after).measure(measure)  # a wrong name is refused before a file is written
     _write_files(found, measure, after, png, html)
     if as_json:
-        _print_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
+        print_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
         return
     from seekr_lite.report.heads_table import render_heads, render_store
 
-    _print(render_heads(found.of(after), measure, found.change()))
-    _print(render_store(store))
+    show(render_heads(found.of(after), measure, found.change()))
+    show(render_store(store))
 
 
 @heads_app.command("score", epilog="Example:  seekr-lite heads score recipes/quickstart.toml --task shade")
 def score(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file (TOML).", show_default=False)],
+    recipe: RecipePath,
     task: Annotated[str, typer.Option(help="The task on whose training rows the heads are scored.")],
     overrides: Overrides = None,
     run: Annotated[
@@ -68,28 +67,29 @@ def score(
     as_json: AsJson = False,
     png: Png = None,
     html: Html = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Score the heads of the bare base, or of a run's model, on the first training rows of a task."""
     from seekr_lite.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
     from seekr_lite.head_study import score_task_heads
-    from seekr_lite.report.console import Console
     from seekr_lite.runner import open_run
 
     opened = None if run is None else open_run(run)
-    study = score_task_heads(checked, task, rows, opened, after, Console(as_json))
+    study = score_task_heads(checked, task, rows, opened, after, listener(quiet, verbose))
     study.heads.of().measure(measure)
     _write_files(study.heads, measure, None, png, html)
     if as_json:
-        _print_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
+        print_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
         return
     from seekr_lite.report.heads_table import render_heads
 
     typer.echo(f"Scored: {study.model}, on the first {study.rows} training rows of {task}.")
     if run is None:
         typer.echo("It has learned nothing, so there is no forgettability; the heads are chosen by sensitivity.")
-    _print(render_heads(study.heads.of(), measure, ()))
+    show(render_heads(study.heads.of(), measure, ()))
 
 
 @heads_app.command("graft", epilog="Example:  seekr-lite heads graft runs/quickstart --task shade")
@@ -97,18 +97,19 @@ def graft(
     run: RunPath,
     task: Annotated[str | None, typer.Option(help="The old task; by default all but the last.")] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Put old attention maps into the last model, and see how much of an old task's loss comes back."""
-    from seekr_lite.report.console import Console
     from seekr_lite.runner import open_run
 
-    results = open_run(run).graft_heads(task, Console(as_json))
+    results = open_run(run).graft_heads(task, listener(quiet, verbose))
     if as_json:
-        _print_json([one.to_json() for one in results])
+        print_json([one.to_json() for one in results])
         return
     from seekr_lite.report.graft_table import render_grafts
 
-    _print(render_grafts(results))
+    show(render_grafts(results))
 
 
 def _write_files(found: Heads, measure: str | None, after: str | None, png: Path | None, html: Path | None) -> None:
@@ -116,15 +117,3 @@ def _write_files(found: Heads, measure: str | None, after: str | None, png: Path
         found.save_png(png, measure, after)
     if html is not None:
         found.save_html(html)
-
-
-def _print(shown: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(shown)
-
-
-def _print_json(values: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(values, indent=2, ensure_ascii=False))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seekr_lite.cli.run import Overrides
+from seekr_lite.cli.options import AsJson, Overrides, RecipePath
+from seekr_lite.cli.output import print_json, show
 
 
 def plan_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file (TOML).", show_default=False)],
+    recipe: RecipePath,
     overrides: Overrides = None,
     tokens_per_second: Annotated[
         float | None,
@@ -20,11 +20,11 @@ def plan_command(
     measure: Annotated[
         bool, typer.Option("--measure", help="Build the base with random weights and run the longest steps here.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, in bytes.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will need: memory of every phase, disk, steps and time; and what fits on which card.
 
-    Needs no GPU and downloads nothing.
+    Needs no GPU and downloads nothing. Sizes in JSON are bytes.
     """
     from seekr_lite.recipe import Recipe
 
@@ -36,16 +36,10 @@ def plan_command(
     speed = measured.tokens_per_second if measured and tokens_per_second is None else tokens_per_second
     plan = make_plan(checked, speed)
     if as_json:
-        import json
-
-        report = {**plan.to_json(), "measured": measured.to_json() if measured else None}
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json({**plan.to_json(), "measured": measured.to_json() if measured else None})
         return
-    from rich.console import Console
-
     from seekr_lite.report.plan_table import render_measured, render_plan
 
-    console = Console(highlight=False)
-    console.print(render_plan(plan))
+    show(render_plan(plan))
     if measured:
-        console.print(render_measured(measured))
+        show(render_measured(measured))

@@ -7,21 +7,20 @@ from typing import Annotated
 
 import typer
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key of the recipe; may be given often."),
-]
+from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, Verbose, listener
+from seekr_lite.cli.output import print_json, show
 
 
 def run_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file (TOML).", show_default=False)],
+    recipe: RecipePath,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; a run that is there is moved aside, not deleted.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the scoreboard only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run a recipe: learn its tasks one after the other and test them.
 
@@ -30,19 +29,14 @@ def run_command(
     from seekr_lite.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.report.console import Console
     from seekr_lite.runner import run
 
-    finished = run(checked, output=output, listener=Console(quiet), fresh=fresh)
+    finished = run(checked, output=output, listener=listener(quiet, verbose), fresh=fresh)
     if as_json:
-        import json
-
-        typer.echo(json.dumps(finished.scores.to_json(), indent=2, ensure_ascii=False))
+        print_json(finished.scores.to_json())
         return
-    from rich.console import Console as RichConsole
-
     from seekr_lite.report.table import rich_table
 
-    RichConsole(highlight=False).print(rich_table(finished.scores))
+    show(rich_table(finished.scores))
     if not quiet:
         typer.echo(f"The run is in {finished.path}", err=True)

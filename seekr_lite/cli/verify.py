@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
+
+from seekr_lite.cli.options import AsJson, RunPath
+from seekr_lite.cli.output import print_json
 
 
 def verify_command(
-    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the state of every file as JSON.")] = False,
+    run: RunPath,
+    as_json: AsJson = False,
 ) -> None:
     """Compare every file of a run with its checksum. Ends with 2 where one is changed or missing."""
     from seekr_lite.run_folder import RunFolder
@@ -19,9 +19,7 @@ def verify_command(
     files = verify_files(RunFolder.open(run))
     damaged = [file for file in files if file.state != "whole"]
     if as_json:
-        import json
-
-        typer.echo(json.dumps([vars(file) for file in files], indent=2, ensure_ascii=False))
+        print_json([vars(file) for file in files])
     else:
         for file in damaged:
             typer.echo(f"{file.state}: {file.path}")

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from seekr_lite.progress import Advance, Listener
 
 
 class Console(Listener):
-    """Draws on stderr. Where that is no terminal, only the lines are printed."""
+    """Draws on stderr. Where that is no terminal, only the lines are printed.
 
-    def __init__(self, quiet: bool = False) -> None:
+    Args:
+        quiet: print nothing.
+        verbose: print every event that the log gets, too.
+    """
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         from rich.console import Console as RichConsole
 
         self.quiet = quiet
+        self.verbose = verbose
         self.console = RichConsole(stderr=True, highlight=False)
 
     @contextmanager
@@ -43,6 +50,16 @@ class Console(Listener):
             bar = progress.add_task(description, total=total)
             yield lambda units: progress.advance(bar, units)
 
+    def event(self, kind: str, **values: Any) -> None:
+        if self.verbose:
+            self.say(" ".join([kind, *(f"{name}={_short(value)}" for name, value in values.items())]))
+
     def say(self, text: str) -> None:
         if not self.quiet:
             self.console.print(text, markup=False)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_short(item)}" for name, item in value.items()) + "}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

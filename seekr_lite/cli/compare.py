@@ -1,0 +1,70 @@
+"""`seekr-lite compare`: runs side by side; or several methods and seeds of one recipe, run where they are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seekr_lite.cli.options import AsJson, Overrides, Quiet, Verbose, comma_list, listener
+from seekr_lite.cli.output import print_json, show
+from seekr_lite.errors import UserError
+
+
+def compare_command(
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN... | RECIPE", help="Run folders, or one recipe file.", show_default=False),
+    ],
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B", help="With a recipe: the methods; by default the recipe's own.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1", help="With a recipe: the seeds; by default the recipe's own.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With a recipe: the folder of the runs; by default runs/compare-RECIPE."),
+    ] = None,
+    overrides: Overrides = None,
+    print_commands: Annotated[
+        bool, typer.Option("--print-commands", help="Run nothing; print the commands that fill this table, one a line.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare runs: OP, BWT, forgetting, held-out NLL, and mean and spread over the seeds of each method.
+
+    With a recipe, every method is run with every seed first, in OUTPUT/METHOD-SEED. What is finished there is taken as
+    it is, what is unfinished goes on.
+    """
+    from seekr_lite.method_grid import commands, compare, default_output, plan_runs
+    from seekr_lite.recipe import Recipe
+
+    chosen, numbers, changed = comma_list(methods), _seeds(seeds), overrides or []
+    if print_commands:
+        if len(what) > 1:
+            raise UserError("--print-commands: name one recipe")
+        recipe = Recipe.from_toml(what[0], changed)
+        planned = plan_runs(recipe, chosen, numbers, output or default_output(what[0]))
+        for line in commands(what[0], planned, changed):
+            typer.echo(line)
+        return
+    comparison = compare(
+        *what, methods=chosen, seeds=numbers, output=output, overrides=changed, listener=listener(quiet, verbose)
+    )
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    from seekr_lite.report.compare_table import render_comparison
+
+    show(render_comparison(comparison))
+
+
+def _seeds(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in comma_list(text)]
+    except ValueError:
+        raise UserError(f"--seeds {text}: write whole numbers with commas between, for example --seeds 0,1,2") from None

@@ -1,0 +1,242 @@
+"""A run's model as a folder of its own: the adapter, or base and adapter merged into plain weights.
+
+Every export is loaded again with plain transformers and PEFT, and refused where its logits are not those of the model
+that it was made from.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from seekr_lite.base import (
+    choose_device,
+    choose_dtype,
+    keep_trainable,
+    load_base,
+    load_tokenizer,
+    quantization_config,
+    resolve_model,
+)
+from seekr_lite.errors import UserError
+from seekr_lite.files import new_folder, write_text
+from seekr_lite.modes import eval_mode
+from seekr_lite.progress import Listener
+from seekr_lite.recipe_errors import nearest
+from seekr_lite.report.export_card import export_card
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import BaseSettings
+    from seekr_lite.run_folder import RunFolder
+
+MERGES = {
+    "none": "the adapter alone, to be loaded on the base by PEFT",
+    "dequantized": "merged into the quantised base as it was in training, written out in full precision",
+    "original": "merged into the original base, which was never quantised",
+}
+PROBE_ROWS, PROBE_TOKENS, PROBE_POSITIONS = 8, 128, 16
+PROBE_TEXT = "A model that has learned one task after another is asked about the first of them again, and answers:"
+# The largest difference of a logit, against the largest logit, that rounding in this dtype explains.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.05}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near two models' logits are: the largest difference, the largest logit, and the share of positions at which
+    both choose the same token."""
+
+    largest_difference: float
+    largest_logit: float
+    same_choice: float
+
+    @classmethod
+    def of(cls, ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> Agreement:
+        """Of logits `[positions, vocabulary]`, text by text. What is no number counts as endlessly far away."""
+        if [logits.shape for logits in ours] != [logits.shape for logits in theirs]:  # another tokenizer
+            return cls(float("inf"), 0.0, 0.0)
+        one, two = torch.cat(list(ours)), torch.cat(list(theirs))
+        difference = float((one - two).abs().nan_to_num(torch.inf).max())
+        return cls(difference, float(two.abs().max()), float((one.argmax(-1) == two.argmax(-1)).float().mean()))
+
+    def within(self, dtype: torch.dtype) -> bool:
+        """Whether rounding explains the difference."""
+        return self.largest_difference <= TOLERANCE[dtype] * self.largest_logit
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported folder. as_made: its logits against those of the model it was made from, before merging. as_trained:
+    against those of the quantised base with the adapter, which is what the run trained and tested."""
+
+    path: Path
+    after: str
+    merge: str
+    dtype: str
+    as_made: Agreement
+    as_trained: Agreement
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it answers as the run's own model does, but for rounding."""
+        return self.as_trained.within(getattr(torch, self.dtype))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **vars(self),
+            "path": str(self.path),
+            "as_made": vars(self.as_made),
+            "as_trained": vars(self.as_trained),
+            "agrees": self.agrees,
+        }
+
+
+def export(
+    folder: RunFolder, to: str | Path, after: str | None = None, merge: str = "none", listener: Listener | None = None
+) -> Export:
+    """Writes the model after the task `after` (by default the last) to a new folder.
+
+    Args:
+        merge: `none`: the adapter alone, a plain PEFT folder. `dequantized`: merged into the base as training saw it,
+            with 4-bit weights written out. `original`: merged into the original base, whose weights training never saw.
+
+    Raises:
+        UserError: `to` exists or cannot be written, no such merge or task, a damaged adapter, or a folder whose logits
+            are not those of the model that it was made from (nothing is left of it).
+    """
+    to, listener = Path(to), listener or Listener()
+    if merge not in MERGES:
+        raise UserError(f'merge "{merge}": allowed: {", ".join(MERGES)}{nearest(merge, MERGES)}')
+    if to.exists() or to.is_symlink():
+        raise UserError(f"{to}: there is something of that name already, and nothing is overwritten; name another one")
+    stage = folder.stage_after(after)
+    adapter, settings = folder.trusted_adapter_folder(stage), folder.recipe().base
+    dtype = choose_dtype(settings.dtype, choose_device(settings.device))
+    texts = _probe_texts(folder)
+    try:
+        # One model at a time is in memory: each of these steps loads its own.
+        with new_folder(to) as target, listener.phase(f"exporting {folder.record.stages[stage].name}", 3) as advance:
+            trained = _logits_as_trained(settings, adapter, texts)
+            advance(1)
+            if merge == "none":
+                _write_adapter(settings, adapter, target)
+                made = trained
+            else:
+                made = _write_merged(settings, adapter, target, texts, merge)
+            _free_memory()
+            advance(1)
+            reloaded = _logits_reloaded(target, settings, merge, texts)
+            done = Export(
+                path=to,
+                after=folder.record.stages[stage].tasks[-1],
+                merge=merge,
+                dtype=str(dtype).removeprefix("torch."),
+                as_made=Agreement.of(reloaded, made),
+                as_trained=Agreement.of(reloaded, trained),
+            )
+            _refuse_if_off(done)
+            write_text(target / "README.md", export_card(folder.record, stage, settings, done))
+            for file in target.iterdir():
+                file.chmod(0o644)  # safetensors makes files that nobody else can read
+            advance(1)
+    except OSError as error:
+        raise UserError(f"{to}: this folder cannot be written: {error.strerror or error}") from None
+    return done
+
+
+# ------------------------------------------------------------------ writing
+
+
+def _write_adapter(settings: BaseSettings, adapter: Path, target: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(adapter / name, target / name)
+    load_tokenizer(settings).save_pretrained(str(target))
+
+
+def _write_merged(
+    settings: BaseSettings, adapter: Path, target: Path, texts: Sequence[str], merge: str
+) -> list[torch.Tensor]:
+    """Merges and writes; returns the logits of the unmerged model in the same weights."""
+    if merge == "original":
+        settings = settings.model_copy(update={"quantization": "none"})
+    base = load_base(settings)
+    if settings.quantization != "none":
+        base.model.dequantize()
+    model = PeftModel.from_pretrained(base.model, str(adapter))
+    logits = _logits(model, base.tokenizer, texts)
+    merged = model.merge_and_unload(safe_merge=True)
+    merged.config.use_cache = True  # off while training
+    merged.save_pretrained(str(target))
+    base.tokenizer.save_pretrained(str(target))
+    return logits
+
+
+# ------------------------------------------------------------------ comparing
+
+
+def _refuse_if_off(done: Export) -> None:
+    made = done.as_made
+    if not made.within(getattr(torch, done.dtype)):
+        raise UserError(
+            f"{done.path}: not exported: loaded again, its logits differ by up to {made.largest_difference:.3g} (of up "
+            f"to {made.largest_logit:.3g}) from those of the model that it was made from"
+        )
+
+
+def _probe_texts(folder: RunFolder) -> list[str]:
+    """A few texts: a sentence, and the run's own replay samples, where it keeps any."""
+    rows = [row for stage in range(len(folder.record.stages)) for row in folder.load_samples(stage)[:2]]
+    return [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in rows[-PROBE_ROWS:])]
+
+
+def _logits_as_trained(settings: BaseSettings, adapter: Path, texts: Sequence[str]) -> list[torch.Tensor]:
+    base = load_base(settings)
+    return _logits(PeftModel.from_pretrained(base.model, str(adapter)), base.tokenizer, texts)
+
+
+def _logits_reloaded(target: Path, settings: BaseSettings, merge: str, texts: Sequence[str]) -> list[torch.Tensor]:
+    """Logits of the exported folder, loaded as anybody would: model and tokenizer.
+
+    But for one thing: on some CPUs bitsandbytes takes a coarser kernel in eval mode, which the run never uses.
+    """
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    loading: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": settings.attention}
+    if merge == "none":
+        quantization = quantization_config(settings.quantization, dtype)
+        name, revision = resolve_model(settings.model), settings.revision or "main"
+        base = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, quantization_config=quantization, **loading
+        )
+        keep_trainable(base)
+        model = PeftModel.from_pretrained(base, str(target))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(str(target), **loading)
+    return _logits(model, AutoTokenizer.from_pretrained(str(target)), texts)
+
+
+@torch.no_grad()
+def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tensor]:
+    """Logits `[positions, vocabulary]` of the last positions of each text, one text at a time: no padding."""
+    device = next(model.parameters()).device
+    found = []
+    with eval_mode(model):
+        for text in texts:
+            ids = torch.tensor([tokenizer(text)["input_ids"][:PROBE_TOKENS]], device=device)
+            output = model(input_ids=ids, use_cache=False, logits_to_keep=PROBE_POSITIONS)
+            found.append(output.logits[0, -PROBE_POSITIONS:].float().cpu())
+    return found
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
