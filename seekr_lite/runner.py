@@ -21,11 +21,13 @@ from seekr_lite.stopping import StopRequest, stop_signals
 
 if TYPE_CHECKING:
     from seekr_lite.export import Export
+    from seekr_lite.general_text import TextLikelihood
     from seekr_lite.head_graft import GraftResult
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.loaded_model import LoadedModel
     from seekr_lite.replay_store import TaskStore
+    from seekr_lite.run_evaluation import Evaluation
 
 # Keys that cannot change what is learned: they may differ when a run goes on.
 HARMLESS_KEYS = {
@@ -85,6 +87,27 @@ class Run:
         from seekr_lite.head_graft import graft_heads
 
         return graft_heads(self._folder, task, listener)
+
+    def evaluate(
+        self,
+        after: str | Sequence[str] = (),
+        tasks: Sequence[str] = (),
+        data: str | None = None,
+        overrides: Sequence[str] = (),
+        listener: Listener | None = None,
+    ) -> list[Evaluation]:
+        """Tests models of the run on its tasks or another data set; writes nothing. See `run_evaluation.py`."""
+        from seekr_lite.run_evaluation import evaluate_run
+
+        return evaluate_run(self._folder, after, tasks, data, overrides, listener)
+
+    def general_likelihood(
+        self, file: str | Path, after: Sequence[str] = (), listener: Listener | None = None
+    ) -> list[TextLikelihood]:
+        """The likelihood of a general text before and after each task; see `general_text.general_likelihood`."""
+        from seekr_lite.general_text import general_likelihood
+
+        return general_likelihood(self._folder, file, after, listener)
 
     def export(
         self, to: str | Path, after: str | None = None, merge: str = "none", listener: Listener | None = None

@@ -13,6 +13,7 @@ import typer
 
 from seekr_lite.cli.compare import compare_command
 from seekr_lite.cli.data import data_app
+from seekr_lite.cli.evaluate import evaluate_command
 from seekr_lite.cli.export import export_command
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
@@ -56,6 +57,9 @@ app.command("plan", epilog="Example:  seekr-lite plan recipes/trace-llama2-7b.to
 app.command(
     "compare", epilog="Example:  seekr-lite compare recipes/quickstart.toml --methods sequential,seekr --seeds 0,1"
 )(compare_command)
+app.command("evaluate", epilog="Example:  seekr-lite evaluate runs/quickstart --after shade --task keeper")(
+    evaluate_command
+)
 app.command("export", epilog="Example:  seekr-lite export runs/quickstart --to my-model --merge dequantized")(
     export_command
 )

@@ -1,0 +1,64 @@
+"""`seekr-lite evaluate`: any model of a run on any of its tasks, another data set, or a general text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seekr_lite.cli.options import AsJson, Quiet, RunPath, Verbose, listener
+from seekr_lite.cli.output import print_json, show
+from seekr_lite.errors import UserError
+
+
+def evaluate_command(
+    run: RunPath,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(help="The model after this task, by default the last; base: the bare base. May be given often."),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Test on this task, by default on all of the run. May be given often.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT:PATH", help="Another data set, as in a recipe's [data], and --task in it."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="With --data: a key of [data] or [evaluate]."),
+    ] = None,
+    general: Annotated[
+        Path | None,
+        typer.Option(help="A text file: its NLL per token and perplexity, before and after each task, instead."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Test a model of a run on its tasks, on another data set, or on a general text.
+
+    The base is loaded once. What the run has tested itself is not tested again, and the run stays as it is.
+    """
+    from seekr_lite.runner import open_run
+
+    opened, hears = open_run(run), listener(quiet, verbose)
+    if general is not None:
+        if task or data or overrides:
+            raise UserError("--general: a text has no tasks; leave out --task, --data and --set")
+        read = opened.general_likelihood(general, after or (), hears)
+        if as_json:
+            print_json([one.to_json() for one in read])
+            return
+        from seekr_lite.report.evaluation_table import render_likelihoods
+
+        show(render_likelihoods(read, str(general)))
+        return
+    found = opened.evaluate(after or (), task or (), data, overrides or (), hears)
+    if as_json:
+        print_json([vars(one) for one in found])
+        return
+    from seekr_lite.report.evaluation_table import render_evaluations
+
+    show(render_evaluations(found))

@@ -1,0 +1,41 @@
+"""Evaluations of a run's models in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seekr_lite.general_text import TextLikelihood
+    from seekr_lite.run_evaluation import Evaluation
+
+
+def render_evaluations(found: Sequence[Evaluation]) -> Any:
+    """A line per model and task."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from seekr_lite.evaluation.scoreboard import show
+
+    table = Table(caption="NLL: of held-out answers, per token", caption_justify="left")
+    for column in ("after", "task", "metric", "score", "NLL", ""):
+        table.add_column(column, justify="right" if column in ("score", "NLL") else "left")
+    for one in found:
+        note = "from the run" if one.from_run else ""
+        place = Text(one.model), Text(one.task), one.metric or "–"
+        table.add_row(*place, show(one.score), show(one.nll, 3), Text(note, style="dim"))
+    return table
+
+
+def render_likelihoods(found: Sequence[TextLikelihood], file: str) -> Any:
+    """A line per model; the change is against the first line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"{file}: {found[0].tokens:,} tokens"), title_justify="left")
+    for column in ("after", "NLL per token", "change", "perplexity"):
+        table.add_column(column, justify="left" if column == "after" else "right")
+    for one in found:
+        change = "" if one is found[0] else f"{one.nll - found[0].nll:+.3f}"
+        table.add_row(Text(one.model), f"{one.nll:.3f}", change, f"{one.perplexity:,.2f}")
+    return table
