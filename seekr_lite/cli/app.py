@@ -17,6 +17,7 @@ from seekr_lite.cli.evaluate import evaluate_command
 from seekr_lite.cli.export import export_command
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
+from seekr_lite.cli.recipes import recipes_app
 from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
@@ -64,6 +65,7 @@ app.command("export", epilog="Example:  seekr-lite export runs/quickstart --to m
     export_command
 )
 app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
+app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 app.add_typer(heads_app, name="heads")
 
