@@ -22,6 +22,7 @@ class RunModels:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+        self._loaded: Stage = None  # the one snapshot that is in memory
 
     @cached_property
     def _adapters(self) -> AdapterSequence:
@@ -42,8 +43,9 @@ class RunModels:
         Raises:
             UserError: the base cannot be loaded, or the adapter is damaged.
         """
-        if stage is not None:
+        if stage is not None and stage != self._loaded:
             self._adapters.snapshots = [self.folder.load_snapshot(stage)]
+            self._loaded = stage
         with self._adapters.acting_as(None if stage is None else 0):
             yield self._adapters.model
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from seekr_lite.cli.chat import chat_command
 from seekr_lite.cli.compare import compare_command
 from seekr_lite.cli.data import data_app
 from seekr_lite.cli.evaluate import evaluate_command
@@ -64,6 +65,7 @@ app.command("evaluate", epilog="Example:  seekr-lite evaluate runs/quickstart --
 app.command("export", epilog="Example:  seekr-lite export runs/quickstart --to my-model --merge dequantized")(
     export_command
 )
+app.command("chat", epilog="Example:  seekr-lite chat runs/quickstart --after shade")(chat_command)
 app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
