@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from seekr_lite.run_folder import RunFolder
 
 FIGURES = ("op", "bwt", "forgetting", "nll", "nll_forgetting")
+SHOWN_KEYS = 2  # in the label of a group
 # Keys that say which of several like runs this one is, where it lies and how it was handled, not what it is.
 NO_SETTING = {"run", "evaluate.batch_tokens", "train.micro_batch_tokens", "method.name"}
 
@@ -65,7 +66,8 @@ class Spread:
 class MethodGroup:
     """The finished runs of one method that differ in their seeds alone, summed up.
 
-    label: the method, and in brackets what sets this group apart from another one of the same method.
+    label: the method, and in brackets what sets this group apart from another one of the same method: a few keys, or
+    the first of its runs.
     """
 
     label: str
@@ -158,8 +160,10 @@ def _groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[Met
         same_method = [others[0] for (other, _), others in members.items() if other == method]
         apart = _differences([_settings(recipes[index]) for index in same_method])
         own = _settings(recipes[indices[0]])
-        label = ", ".join(f"{key} = {own[key]}" for key in apart)
         found = [runs[index] for index in indices]
+        label = ", ".join(f"{key} = {own[key]}" for key in apart)
+        if len(apart) > SHOWN_KEYS:
+            label = f"as {found[0].path}"  # `Comparison.differences` has the long list
         groups.append(
             MethodGroup(
                 label=f"{method} ({label})" if label else method,

@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 import torch
 
+import seekr_lite as sl
+from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -42,3 +44,10 @@ def two_toy_tasks(output: Path, **sections: dict[str, Any]) -> Recipe:
 def small_recipe(tmp_path: Path) -> Callable[..., Recipe]:
     """`two_toy_tasks` with its run in the test's own folder."""
     return partial(two_toy_tasks, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A finished run of two toy tasks without replay, for tests that only read it."""
+    recipe = two_toy_tasks(tmp_path_factory.mktemp("finished") / "run", method={"name": "sequential"})
+    return sl.run(recipe, listener=Listener())

@@ -13,23 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import two_toy_tasks
 from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.chat import Chat
 from seekr_lite.cli.app import app
 from seekr_lite.cli.chat import answering
-from seekr_lite.progress import Listener
 
 PROMPT = "keeper: wolf red cake saw desert coat ->"
 WAIT = 120  # seconds; a busy machine is no error
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
-    recipe = two_toy_tasks(tmp_path_factory.mktemp("chat") / "run", method={"name": "sequential"})
-    return sl.run(recipe, listener=Listener())
+def run(finished_run: sl.Run) -> sl.Run:
+    return finished_run
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +108,7 @@ def test_ctrl_c_stops_the_answer_in_a_terminal_and_the_chat_elsewhere(
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
-@pytest.mark.parametrize(("end", "code"), [(b"\x04", 0), (b"\x03", 130)], ids=["Ctrl-D", "Ctrl-C"])
-def test_a_terminal_ends_cleanly(end: bytes, code: int, run: sl.Run) -> None:
+def test_ctrl_c_ends_a_chat_in_a_terminal_cleanly(run: sl.Run) -> None:
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "seekr_lite", "chat", str(run.path)],
@@ -125,8 +121,8 @@ def test_a_terminal_ends_cleanly(end: bytes, code: int, run: sl.Run) -> None:
     seen = _read_until(ours, b"> ")
     os.write(ours, PROMPT.encode() + b"\n")
     seen += _read_until(ours, b"> ")
-    os.write(ours, end)
-    assert process.wait(WAIT) == code, seen
+    os.write(ours, b"\x03")
+    assert process.wait(WAIT) == 130, seen
     seen += _read_until(ours, None)
     assert b"answering: keeper" in seen
     assert b"Traceback" not in seen

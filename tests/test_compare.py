@@ -87,6 +87,7 @@ def test_a_comparison_prints_itself(place: Path) -> None:
     text = str(sl.compare(place / "grid" / "replay-0", place / "grid" / "sequential-0"))
     assert "replay-0" in text
     assert "sequential" in text
+    assert max(map(len, text.splitlines())) < 160
 
 
 # ------------------------------------------------------------------ runs from one recipe

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import two_toy_tasks
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
@@ -25,10 +24,8 @@ QUIET = Listener()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
-    data = {"train_limit": 32, "test_limit": 4, "validation_rows": 4}
-    recipe = two_toy_tasks(tmp_path_factory.mktemp("export") / "run", data=data, method={"name": "replay"})
-    return sl.run(recipe, listener=QUIET)
+def run(finished_run: sl.Run) -> sl.Run:
+    return finished_run
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import two_toy_tasks
 from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
@@ -24,10 +23,9 @@ TEXT = "red cake fox saw the old wolf in a desert\n" * 120
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+def run(finished_run: sl.Run) -> sl.Run:
     """Of its four scores it has tested three: not the second task after the first."""
-    recipe = two_toy_tasks(tmp_path_factory.mktemp("evaluate") / "run", method={"name": "sequential"})
-    return sl.run(recipe, listener=QUIET)
+    return finished_run
 
 
 def command(*arguments: object) -> Result:

@@ -50,15 +50,11 @@ def options(
     """Teach one language model task after task on one GPU, and keep the old tasks."""
 
 
-app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --set method.name=replay -o runs/replay")(
-    run_command
+app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --set method.name=replay")(run_command)
+app.command("plan", epilog="Example:  seekr-lite plan recipes/trace-llama2-7b.toml")(plan_command)
+app.command("compare", epilog="Example:  seekr-lite compare recipes/quickstart.toml --methods replay,seekr")(
+    compare_command
 )
-app.command("plan", epilog="Example:  seekr-lite plan recipes/trace-llama2-7b.toml --set run.memory_limit_gb=12")(
-    plan_command
-)
-app.command(
-    "compare", epilog="Example:  seekr-lite compare recipes/quickstart.toml --methods sequential,seekr --seeds 0,1"
-)(compare_command)
 app.command("evaluate", epilog="Example:  seekr-lite evaluate runs/quickstart --after shade --task keeper")(
     evaluate_command
 )

@@ -7,7 +7,11 @@ import typer
 from seekr_lite.cli.options import AsJson, Overrides, RecipePath
 from seekr_lite.cli.output import print_json, show
 
-data_app = typer.Typer(help="Look at the tasks of a recipe.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Look at the tasks of a recipe.",
+    no_args_is_help=True,
+    epilog="Example:  seekr-lite data check recipes/quickstart.toml",
+)
 
 
 @data_app.callback()

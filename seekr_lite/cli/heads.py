@@ -13,7 +13,11 @@ from seekr_lite.cli.output import print_json, show
 if TYPE_CHECKING:
     from seekr_lite.heads import Heads
 
-heads_app = typer.Typer(help="Look into the attention heads.", no_args_is_help=True)
+heads_app = typer.Typer(
+    help="Look into the attention heads.",
+    no_args_is_help=True,
+    epilog="Example:  seekr-lite heads inspect runs/quickstart",
+)
 
 Measure = Annotated[
     str | None,

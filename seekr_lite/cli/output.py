@@ -16,7 +16,7 @@ def show(result: Any) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
         console.width = PIPE_WIDTH
     console.print(result)
 

@@ -11,9 +11,9 @@ SHOWN_CHARACTERS = 60
 COLUMNS = {  # figure -> (its column, digits)
     "op": ("OP", 1),
     "bwt": ("BWT", 1),
-    "forgetting": ("forgetting", 1),
+    "forgetting": ("forget-\nting", 1),
     "nll": ("NLL", 3),
-    "nll_forgetting": ("NLL since learned", 3),
+    "nll_forgetting": ("NLL since\nlearned", 3),
 }
 
 
@@ -35,14 +35,15 @@ def render_comparison(comparison: Comparison) -> Any:
 
 
 def _runs(comparison: Comparison) -> Any:
-    from rich.table import Table
     from rich.text import Text
 
     from seekr_lite.evaluation.scoreboard import show
 
-    table = Table(caption="NLL: of held-out answers, per token. heads: held for the last task", caption_justify="left")
-    for column in ("run", "method", "seed", "tasks", *(name for name, _ in COLUMNS.values()), "heads", "minutes"):
-        table.add_column(column, justify="left" if column in ("run", "method") else "right", overflow="fold")
+    table = _table("NLL: of held-out answers, per token. heads: held for the last task. min: of learning")
+    table.add_column("run", overflow="fold")
+    table.add_column("method", no_wrap=True)
+    for column in ("seed", "tasks", *(name for name, _ in COLUMNS.values()), "heads", "min"):
+        table.add_column(column, justify="right", no_wrap=True)
     for run in comparison.runs:
         figures = (show(getattr(run, name), digits) for name, (_, digits) in COLUMNS.items())
         heads = "–" if run.heads is None else str(run.heads)
@@ -56,16 +57,24 @@ def _learned(run: ComparedRun) -> str:
 
 
 def _methods(comparison: Comparison) -> Any:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption="mean ± standard deviation over the seeds (n-1)", caption_justify="left")
-    for column in ("method", "seeds", *(name for name, _ in COLUMNS.values())):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    table = _table("mean ± standard deviation over the seeds (n-1)")
+    table.add_column("method", overflow="fold")
+    for column in ("seeds", *(name for name, _ in COLUMNS.values())):
+        table.add_column(column, justify="right", no_wrap=True)
     for group in comparison.groups:
         figures = (_spread(group.figures[name], digits) for name, (_, digits) in COLUMNS.items())
         table.add_row(Text(group.label), str(len(group.seeds)), *figures)
     return table
+
+
+def _table(caption: str) -> Any:
+    """Narrow enough for 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, caption=caption, caption_justify="left")
 
 
 def _spread(value: Spread | None, digits: int) -> str:
