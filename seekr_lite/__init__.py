@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from seekr_lite.head_study import score_task_heads
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
+    from seekr_lite.methods.method import Method
+    from seekr_lite.methods.registry import register_method
     from seekr_lite.recipe import Recipe
     from seekr_lite.runner import Run, open_run, run
 
@@ -27,12 +29,14 @@ _HOMES = {
     "Example": "seekr_lite.data.task",
     "Heads": "seekr_lite.heads",
     "Learner": "seekr_lite.learner",
+    "Method": "seekr_lite.methods.method",
     "Recipe": "seekr_lite.recipe",
     "Run": "seekr_lite.runner",
     "Scoreboard": "seekr_lite.evaluation.scoreboard",
     "Task": "seekr_lite.data.task",
     "UserError": "seekr_lite.errors",
     "open_run": "seekr_lite.runner",
+    "register_method": "seekr_lite.methods.registry",
     "run": "seekr_lite.runner",
     "score_task_heads": "seekr_lite.head_study",
 }
@@ -41,12 +45,14 @@ __all__ = [
     "Example",
     "Heads",
     "Learner",
+    "Method",
     "Recipe",
     "Run",
     "Scoreboard",
     "Task",
     "UserError",
     "open_run",
+    "register_method",
     "run",
     "score_task_heads",
 ]
