@@ -37,62 +37,58 @@ HARMLESS_KEYS = {
 
 
 class Run:
-    """A run on disk: its scores, its recipe, its models, and the next task."""
+    """A run on disk, as it is now: its scores, its recipe, its models, and the next task."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-
-    @property
-    def path(self) -> Path:
-        return self._folder.path
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @property
     def recipe(self) -> Recipe:
-        return self._folder.recipe()
+        return self.folder.recipe()
 
     @property
     def tasks(self) -> list[str]:
         """The tasks learned so far."""
-        return [task for stage in self._folder.record.stages for task in stage.tasks]
+        return [task for stage in self.folder.record.stages for task in stage.tasks]
 
     @property
     def scores(self) -> Scoreboard:
         """The scoreboard. Raises `UserError` where the run has not ended."""
-        return Scoreboard.from_json(self._folder.load_scores())
+        return Scoreboard.from_json(self.folder.load_scores())
 
     @property
     def folder(self) -> RunFolder:
-        """The files of the run."""
-        return self._folder
+        """The files of the run; read anew each time, since the run may have gone on, here or elsewhere."""
+        return RunFolder.open(self.path)
 
     @property
     def heads(self) -> Heads:
         """What the run knows of its attention heads. Raises `UserError` where its method scored none."""
         from seekr_lite.heads import Heads
 
-        return Heads.of_run(self._folder)
+        return Heads.of_run(self.folder)
 
     @property
     def replay_store(self) -> list[TaskStore]:
         """What the past costs on disk, by task: bytes of replay text and of adapters, apart."""
         from seekr_lite.replay_store import replay_store
 
-        return replay_store(self._folder)
+        return replay_store(self.folder)
 
     def graft_heads(self, task: str | None = None, listener: Listener | None = None) -> list[GraftResult]:
         """How much of an old task's loss comes back with its old attention maps; by default of every old task."""
         from seekr_lite.head_graft import graft_heads
 
-        return graft_heads(self._folder, task, listener)
+        return graft_heads(self.folder, task, listener)
 
     def load_model(self, after: str | None = None) -> LoadedModel:
         """The base with the adapter after task `after` (by default the last), ready to generate."""
         from seekr_lite.loaded_model import LoadedModel
 
-        return LoadedModel.of_run(self._folder, after)
+        return LoadedModel.of_run(self.folder, after)
 
     def learn(self, task: Task, epochs: int | None = None, listener: Listener | None = None) -> Run:
-        """Learns one more task, handed over from Python, and evaluates the run again.
+        """Learns one more task, handed over from Python, and evaluates the run again; returns this run.
 
         Args:
             task: its rows are kept in the run folder, so that the run can be taken up without them.
@@ -119,7 +115,7 @@ class Run:
 
 def open_run(path: str | Path) -> Run:
     """Opens a run folder. Raises `UserError` where there is none."""
-    return Run(RunFolder.open(path))
+    return Run(RunFolder.open(path).path)
 
 
 def run(
@@ -181,7 +177,7 @@ def run(
         for damaged in folder.forget_damaged_evaluations():
             listeners.say(f"{damaged}: damaged or missing; this evaluation is made again")
         carry_on(folder, learner, sequence, listeners)
-    return Run(folder)
+    return Run(path)
 
 
 def move_aside(path: Path) -> Path:
