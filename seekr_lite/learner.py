@@ -128,7 +128,7 @@ class Learner:
         settings, replay = self.recipe.train, self.recipe.method
         seed = self.recipe.run.seed
         rows = self._encode([row for task in tasks for row in task.train])
-        old = self._replay_rows() if replay.replay_weight else []
+        old = self._replay_rows() if self.method.replays and replay.replay_weight else []
         epochs = self._epochs(tasks)
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
@@ -186,7 +186,7 @@ class Learner:
         return math.ceil(visits / sum(len(task.train) for task in tasks))
 
     def _choose_memory(self, stage: int, tasks: Sequence[Task]) -> tuple[Example, ...]:
-        if not self.method.replays:
+        if not (self.method.replays or self.method.keeps_samples):
             return ()
         settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
         generator = generator_for(self.recipe.run.seed, "memory", stage)

@@ -72,7 +72,8 @@ class Method:
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    replays: ClassVar[bool] = False  # keeps a memory and replays it
+    replays: ClassVar[bool] = False  # keeps samples of a task, and replays them
+    keeps_samples: ClassVar[bool] = False  # keeps them for `finish_task`, and does not replay them
     joint: ClassVar[bool] = False  # one stage of all tasks
     starts_from_previous: ClassVar[bool] = True  # adapter k goes on from adapter k-1
     looks_into_attention: ClassVar[bool] = False  # trains inside the tap
