@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from seekr_lite.loaded_model import LoadedModel
     from seekr_lite.replay_store import TaskStore
 
-# Keys that cannot change what is learned: they may differ when a run goes on.
+# Keys that do not change what is learned (but for steps from which nothing can be): they may differ when a run goes on.
 HARMLESS_KEYS = {
+    "train.on_bad_loss",
+    "train.bad_steps_limit",
     "run.output",
     "run.memory_limit_gb",
     "run.checkpoint_minutes",
@@ -143,7 +145,7 @@ def run(
 
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
-        Stopped: a file cannot be written; once it can, the same call goes on from there.
+        Stopped: a file cannot be written, or too many losses are not finite; once mended, it goes on from there.
         Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
     """
     from seekr_lite.base import choose_device, limit_memory, load_base
