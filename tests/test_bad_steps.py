@@ -108,7 +108,8 @@ def test_a_bad_step_changes_neither_weights_nor_moments(recipe: Recipe, optimize
         any(not torch.equal(before[name], after[name]) for name in before) or before.keys() != after.keys()
         for before, after in pairwise(kept)
     ]
-    assert sum(changes) == (1 if 1 < good < ROWS else 0)
+    assert 1 < good < ROWS, "the seed decides"
+    assert sum(changes) == 1
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_by_name(recipe: Recipe) -> None:
