@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.hub_code import guard_against_hub_code
+
 if TYPE_CHECKING:
     from seekr_lite.data.task import Example, Task
     from seekr_lite.errors import UserError
@@ -56,6 +58,9 @@ __all__ = [
     "run",
     "score_task_heads",
 ]
+
+
+guard_against_hub_code()
 
 
 def __getattr__(name: str) -> Any:

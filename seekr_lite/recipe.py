@@ -119,6 +119,12 @@ class TrainSettings(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="After the warm-up.")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Share of a task's steps that warm up.")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest norm of a step's gradient.")
+    on_bad_loss: Literal["skip", "stop"] = Field(
+        "skip",
+        description="A step whose loss or gradient is not finite never changes the adapter. skip: its rows are named "
+        "in the log, and training goes on. stop: the run stops.",
+    )
+    bad_steps_limit: Positive = Field(3, description="So many such steps in a row stop the run (skip).")
     checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: far less memory, about a third slower."
     )

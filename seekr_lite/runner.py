@@ -13,6 +13,7 @@ from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.files import append_text, writing
 from seekr_lite.lock import locked
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from seekr_lite.loaded_model import LoadedModel
     from seekr_lite.replay_store import TaskStore
 
-# Keys that cannot change what is learned: they may differ when a run goes on.
+# Keys that do not change what is learned (but for steps from which nothing can be): they may differ when a run goes on.
 HARMLESS_KEYS = {
+    "train.on_bad_loss",
+    "train.bad_steps_limit",
     "run.output",
     "run.memory_limit_gb",
     "run.checkpoint_minutes",
@@ -138,6 +141,7 @@ def run(
 
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
+        Stopped: a file cannot be written, or too many losses are not finite; once mended, it goes on from there.
         Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
     """
     from seekr_lite.base import choose_device, limit_memory, load_base
@@ -186,7 +190,8 @@ def move_aside(path: Path) -> Path:
         number = 1
         while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
             number += 1
-        path.rename(aside)
+        with writing(aside):
+            path.rename(aside)
     return aside
 
 
@@ -195,7 +200,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     joint, recipe = learner.method.joint, learner.recipe
     stages = [tasks] if joint else [[task] for task in tasks]
     evaluations = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
-    checkpoints = folder.checkpoints(recipe)
+    checkpoints = folder.checkpoints(recipe, listener)
     evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
@@ -334,15 +339,14 @@ class LogFile(Listener):
         import time
 
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
+        append_text(self.path, line + "\n")
 
 
 def cut_to_whole_lines(path: Path) -> None:
-    """Takes away the line that a stop has cut, if there is one."""
+    """Takes away the line that a stop has cut, if there is one. Raises `Stopped` where it cannot be written."""
     if not path.is_file():
         return
-    with path.open("rb+") as file:
+    with writing(path), path.open("rb+") as file:
         content = file.read()
         if not content.endswith(b"\n"):
             file.truncate(content.rfind(b"\n") + 1)
