@@ -19,7 +19,7 @@ import torch
 from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
 from seekr_lite.bad_steps import StepRows, stopped_by, stops
-from seekr_lite.base import Base, load_base
+from seekr_lite.base import Base, checkpoint_activations, load_base
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
@@ -85,7 +85,7 @@ class Learner:
         self.memory: list[tuple[Example, ...]] = []  # by task
         self._results: dict[tuple[int | None, int], TaskResult] = {}  # (adapter, task)
         if recipe.train.checkpointing:
-            self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(self.base.model)
 
     # ------------------------------------------------------------------ learning
 
