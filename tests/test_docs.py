@@ -55,3 +55,11 @@ def test_every_metric_and_extraction_is_described() -> None:
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_troubleshooting_quotes_real_messages() -> None:
+    quoted = re.findall(r"^\*\*`(.+?)`\*\*", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "seekr_lite").rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
+    assert len(quoted) == 10
+    assert [message for message in quoted if message not in said] == []
