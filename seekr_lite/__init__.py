@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.hub_code import guard_against_hub_code
+
 if TYPE_CHECKING:
     from seekr_lite.comparison import Comparison
     from seekr_lite.data.task import Example, Task
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.method_grid import compare
+    from seekr_lite.methods.method import Method
+    from seekr_lite.methods.registry import register_method
     from seekr_lite.recipe import Recipe
     from seekr_lite.runner import Run, open_run, run
 
@@ -30,6 +34,7 @@ _HOMES = {
     "Example": "seekr_lite.data.task",
     "Heads": "seekr_lite.heads",
     "Learner": "seekr_lite.learner",
+    "Method": "seekr_lite.methods.method",
     "Recipe": "seekr_lite.recipe",
     "Run": "seekr_lite.runner",
     "Scoreboard": "seekr_lite.evaluation.scoreboard",
@@ -37,6 +42,7 @@ _HOMES = {
     "UserError": "seekr_lite.errors",
     "compare": "seekr_lite.method_grid",
     "open_run": "seekr_lite.runner",
+    "register_method": "seekr_lite.methods.registry",
     "run": "seekr_lite.runner",
     "score_task_heads": "seekr_lite.head_study",
 }
@@ -46,6 +52,7 @@ __all__ = [
     "Example",
     "Heads",
     "Learner",
+    "Method",
     "Recipe",
     "Run",
     "Scoreboard",
@@ -53,9 +60,13 @@ __all__ = [
     "UserError",
     "compare",
     "open_run",
+    "register_method",
     "run",
     "score_task_heads",
 ]
+
+
+guard_against_hub_code()
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
+from seekr_lite.evaluation.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import Recipe
@@ -124,17 +125,14 @@ class Comparison:
 
 
 def _compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
-    from seekr_lite.runner import Run
-
-    run = Run(folder)
-    scores = run.scores if folder.has_scores else None
+    scores = Scoreboard.from_json(folder.load_scores()) if folder.has_scores else None
     current = scores is not None and scores.tasks == recipe.data.tasks
     figures = scores.summary() if scores is not None and current else dict.fromkeys(FIGURES)
     return ComparedRun(
         path=str(folder.path),
         method=folder.record.method,
         seed=folder.record.seed,
-        learned=len(run.tasks),
+        learned=sum(len(stage.tasks) for stage in folder.record.stages),
         tasks=recipe.data.tasks,
         finished=current,
         heads=_heads_held(folder),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seekr_lite.base import (
@@ -27,7 +28,7 @@ from seekr_lite.base import (
     resolve_model,
 )
 from seekr_lite.errors import UserError
-from seekr_lite.files import new_folder, write_text
+from seekr_lite.files import user_folder
 from seekr_lite.modes import eval_mode
 from seekr_lite.progress import Listener
 from seekr_lite.recipe_errors import nearest
@@ -115,40 +116,35 @@ def export(
     to, listener = Path(to), listener or Listener()
     if merge not in MERGES:
         raise UserError(f'merge "{merge}": allowed: {", ".join(MERGES)}{nearest(merge, MERGES)}')
-    if to.exists() or to.is_symlink():
-        raise UserError(f"{to}: there is something of that name already, and nothing is overwritten; name another one")
     stage = folder.stage_after(after)
     adapter, settings = folder.trusted_adapter_folder(stage), folder.recipe().base
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
     texts = _probe_texts(folder)
-    try:
-        # One model at a time is in memory: each of these steps loads its own.
-        with new_folder(to) as target, listener.phase(f"exporting {folder.record.stages[stage].name}", 3) as advance:
-            trained = _logits_as_trained(settings, adapter, texts)
-            advance(1)
-            if merge == "none":
-                _write_adapter(settings, adapter, target)
-                made = trained
-            else:
-                made = _write_merged(settings, adapter, target, texts, merge)
-            _free_memory()
-            advance(1)
-            reloaded = _logits_reloaded(target, settings, merge, texts)
-            done = Export(
-                path=to,
-                after=folder.record.stages[stage].tasks[-1],
-                merge=merge,
-                dtype=str(dtype).removeprefix("torch."),
-                as_made=Agreement.of(reloaded, made),
-                as_trained=Agreement.of(reloaded, trained),
-            )
-            _refuse_if_off(done)
-            write_text(target / "README.md", export_card(folder.record, stage, settings, done))
-            for file in target.iterdir():
-                file.chmod(0o644)  # safetensors makes files that nobody else can read
-            advance(1)
-    except OSError as error:
-        raise UserError(f"{to}: this folder cannot be written: {error.strerror or error}") from None
+    # One model at a time is in memory: each of these steps loads its own.
+    with user_folder(to) as target, listener.phase(f"exporting {folder.record.stages[stage].name}", 3) as advance:
+        trained = _logits_as_trained(settings, adapter, texts)
+        advance(1)
+        if merge == "none":
+            _write_adapter(settings, adapter, target)
+            made = trained
+        else:
+            made = _write_merged(settings, adapter, target, texts, merge)
+        _free_memory()
+        advance(1)
+        reloaded = _logits_reloaded(target, settings, merge, texts)
+        done = Export(
+            path=to,
+            after=folder.record.stages[stage].tasks[-1],
+            merge=merge,
+            dtype=str(dtype).removeprefix("torch."),
+            as_made=Agreement.of(reloaded, made),
+            as_trained=Agreement.of(reloaded, trained),
+        )
+        _refuse_if_off(done)
+        (target / "README.md").write_text(export_card(folder.record, stage, settings, done), encoding="utf-8")
+        for file in target.iterdir():
+            file.chmod(0o644)  # safetensors makes files that nobody else can read
+        advance(1)
     return done
 
 
@@ -174,7 +170,10 @@ def _write_merged(
     logits = _logits(model, base.tokenizer, texts)
     merged = model.merge_and_unload(safe_merge=True)
     merged.config.use_cache = True  # off while training
-    merged.save_pretrained(str(target))
+    try:
+        merged.save_pretrained(str(target))
+    except SafetensorError as error:  # a full disk, in safetensors' words
+        raise OSError(str(error)) from None
     base.tokenizer.save_pretrained(str(target))
     return logits
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from seekr_lite.comparison import Comparison
 from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.evaluation.rounds import planned_evaluations
+from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
@@ -135,7 +136,7 @@ def _holds_all(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether a run of this recipe has been learned, tested and scored to its end."""
     if not folder.has_scores:
         return False
-    scores = Run(folder).scores
+    scores = Scoreboard.from_json(folder.load_scores())
     joint = folder.record.method == "joint"
     wanted = planned_evaluations(len(recipe.data.tasks), recipe.evaluate.rounds, joint)
     return scores.tasks == recipe.data.tasks and all(
