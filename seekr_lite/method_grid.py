@@ -13,6 +13,7 @@ from seekr_lite.comparison import Comparison
 from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.evaluation.rounds import planned_evaluations
 from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
@@ -137,7 +138,7 @@ def _holds_all(folder: RunFolder, recipe: Recipe) -> bool:
     if not folder.has_scores:
         return False
     scores = Scoreboard.from_json(folder.load_scores())
-    joint = folder.record.method == "joint"
+    joint = method_class(recipe.method.name).joint
     wanted = planned_evaluations(len(recipe.data.tasks), recipe.evaluate.rounds, joint)
     return scores.tasks == recipe.data.tasks and all(
         (scores.base or (None,) * len(scores.tasks) if after is None else scores.matrix[after])[task] is not None

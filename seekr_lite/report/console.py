@@ -56,7 +56,7 @@ class Console(Listener):
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, soft_wrap=True)  # a log is not cut to 80 columns
 
 
 def _short(value: Any) -> str:
