@@ -13,6 +13,7 @@ from typing import IO
 from seekr_lite.errors import UserError
 
 LOCK_FILE = ".lock"
+MAX_HOLDER_CHARACTERS = 500
 
 
 @contextmanager
@@ -22,15 +23,19 @@ def locked(folder: Path) -> Iterator[None]:
     The operating system gives the lock up when its process ends, however that happens: so a lock is never stale.
 
     Raises:
-        UserError: another process works in the folder.
+        UserError: another process works in the folder, or it cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8", errors="replace")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: this folder cannot be made or written: {reason}; name another one") from None
+    with lock as file:
         if not _take(file):
             file.seek(0)
-            raise UserError(
-                f"{folder}: another process works in this folder ({_holder(file.read())}); wait, or stop it"
-            )
+            holder = _holder(file.read(MAX_HOLDER_CHARACTERS))
+            raise UserError(f"{folder}: another process works in this folder ({holder}); wait, or stop it")
         file.truncate(0)
         file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}))
         file.flush()

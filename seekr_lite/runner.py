@@ -288,10 +288,13 @@ def check_against_base(recipe: Recipe) -> None:
     if recipe.method.name == "seekr":
         from seekr_lite.attention.selection import resolve_budgets
 
-        resolve_budgets(recipe.method, int(config.num_hidden_layers), int(config.num_attention_heads))
+        sizes = [getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads")]
+        if not all(isinstance(size, int) for size in sizes):
+            raise UserError(f"base.model {recipe.base.model}: its configuration has no number of layers and heads")
+        resolve_budgets(recipe.method, *sizes)
     longest = getattr(config, "max_position_embeddings", None)
     asked = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens
-    if longest and asked > longest:
+    if isinstance(longest, int) and 0 < longest < asked:
         raise UserError(
             f"data.max_prompt_tokens + data.max_answer_tokens = {asked}: the base reads at most {longest} tokens; "
             "lower one of them"
