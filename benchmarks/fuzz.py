@@ -36,9 +36,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_data, bad_recipe, bad_run, good_run
 from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
+from seekr_lite.data.gather import check_metrics
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.errors import UserError
-from seekr_lite.evaluation.evaluate import check_metrics
 from seekr_lite.files import write_json
 from seekr_lite.heads import Heads
 from seekr_lite.recipe import DataSettings, Recipe
@@ -163,8 +163,9 @@ def use_run(path: Path) -> None:
     folder = RunFolder.open(path)
     recipe = folder.recipe()
     verify_files(folder)
-    folder.load_snapshot(0)
-    folder.load_samples(0)
+    for stage in range(len(folder.record.stages)):
+        folder.load_snapshot(stage)
+        folder.load_samples(stage)
     folder.load_task("mine")
     folder.prediction_draft(0, "shade").known(["a", "b"])
     replay_store(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -76,8 +77,18 @@ def _encode(rng: random.Random, good: bytes) -> bytes:
     return good.decode("utf-8", "replace").encode(rng.choice(ENCODINGS), "replace")
 
 
+def _other_value(rng: random.Random, good: bytes) -> bytes:
+    """What stands between `=` or `:` and the next comma, bracket or line end."""
+    values = list(VALUE.finditer(good))
+    if not values:
+        return _insert(rng, good)
+    start, end = rng.choice(values).span(1)
+    return good[:start] + rng.choice(ODD_BYTES) + good[end:]
+
+
+VALUE = re.compile(rb"[=:]\s*([^,\]}\n]+)")
 BYTE_CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    _flip, _cut, _drop, _insert, _insert, _repeat, _repeat_line, _encode,
+    _flip, _cut, _drop, _insert, _other_value, _other_value, _repeat, _repeat_line, _encode,
 )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from benchmarks.method_cost import device_name
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.base import Base, load_base
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
+from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.files import write_json
 from seekr_lite.learner import Learner
@@ -46,7 +47,6 @@ from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import versions
-from seekr_lite.runner import gather_tasks
 
 ROOT = Path(__file__).parents[1]
 TRACE_TASKS = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
