@@ -76,7 +76,7 @@ def score(
     checked = Recipe.from_toml(recipe, overrides or ())
     from seekr_lite.head_study import score_task_heads
     from seekr_lite.report.console import Console
-    from seekr_lite.report.terminal import show, show_json
+    from seekr_lite.report.terminal import printable, show, show_json
     from seekr_lite.runner import open_run
 
     opened = None if run is None else open_run(run)
@@ -88,7 +88,7 @@ def score(
         return
     from seekr_lite.report.heads_table import render_heads
 
-    typer.echo(f"Scored: {study.model}, on the first {study.rows} training rows of {task}.")
+    typer.echo(printable(f"Scored: {study.model}, on the first {study.rows} training rows of {task}."))
     if run is None:
         typer.echo("It has learned nothing, so there is no forgettability; the heads are chosen by sensitivity.")
     show(render_heads(study.heads.of(), measure, ()))
