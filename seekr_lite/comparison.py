@@ -118,10 +118,11 @@ class Comparison:
         from rich.console import Console
 
         from seekr_lite.report.compare_table import render_comparison
+        from seekr_lite.report.terminal import printable
 
         text = StringIO()
         Console(file=text, width=160, no_color=True, highlight=False).print(render_comparison(self))
-        return text.getvalue().rstrip("\n")
+        return printable(text.getvalue().rstrip("\n"))
 
 
 def _compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:

@@ -7,7 +7,6 @@ that it was made from.
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +22,19 @@ from seekr_lite.base import (
     choose_dtype,
     keep_trainable,
     load_base,
-    load_tokenizer,
     quantization_config,
     resolve_model,
 )
 from seekr_lite.errors import UserError
-from seekr_lite.files import user_folder
+from seekr_lite.files import user_folder, write_tensors
+from seekr_lite.loaded_model import with_adapter
 from seekr_lite.modes import eval_mode
 from seekr_lite.progress import Listener
 from seekr_lite.recipe_errors import nearest
 from seekr_lite.report.export_card import export_card
 
 if TYPE_CHECKING:
+    from seekr_lite.adapters import Snapshot
     from seekr_lite.recipe import BaseSettings
     from seekr_lite.run_folder import RunFolder
 
@@ -117,18 +117,18 @@ def export(
     if merge not in MERGES:
         raise UserError(f'merge "{merge}": allowed: {", ".join(MERGES)}{nearest(merge, MERGES)}')
     stage = folder.stage_after(after)
-    adapter, settings = folder.trusted_adapter_folder(stage), folder.recipe().base
+    snapshot, settings = folder.load_snapshot(stage), folder.recipe().base
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
     texts = _probe_texts(folder)
     # One model at a time is in memory: each of these steps loads its own.
     with user_folder(to) as target, listener.phase(f"exporting {folder.record.stages[stage].name}", 3) as advance:
-        trained = _logits_as_trained(settings, adapter, texts)
+        trained = _logits_as_trained(settings, snapshot, texts)
         advance(1)
         if merge == "none":
-            _write_adapter(settings, adapter, target)
+            _write_adapter(settings, snapshot, target)
             made = trained
         else:
-            made = _write_merged(settings, adapter, target, texts, merge)
+            made = _write_merged(settings, snapshot, target, texts, merge)
         _free_memory()
         advance(1)
         reloaded = _logits_reloaded(target, settings, merge, texts)
@@ -151,14 +151,19 @@ def export(
 # ------------------------------------------------------------------ writing
 
 
-def _write_adapter(settings: BaseSettings, adapter: Path, target: Path) -> None:
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(adapter / name, target / name)
-    load_tokenizer(settings).save_pretrained(str(target))
+def _write_adapter(settings: BaseSettings, snapshot: Snapshot, target: Path) -> None:
+    """The configuration is written anew: nothing but numbers and tensors is taken from a run folder."""
+    base = load_base(settings)
+    model = with_adapter(base, snapshot)
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base.name_or_path
+    config.save_pretrained(str(target))
+    write_tensors(target / "adapter_model.safetensors", snapshot.weights, {"format": "pt"})
+    base.tokenizer.save_pretrained(str(target))
 
 
 def _write_merged(
-    settings: BaseSettings, adapter: Path, target: Path, texts: Sequence[str], merge: str
+    settings: BaseSettings, snapshot: Snapshot, target: Path, texts: Sequence[str], merge: str
 ) -> list[torch.Tensor]:
     """Merges and writes; returns the logits of the unmerged model in the same weights."""
     if merge == "original":
@@ -166,7 +171,7 @@ def _write_merged(
     base = load_base(settings)
     if settings.quantization != "none":
         base.model.dequantize()
-    model = PeftModel.from_pretrained(base.model, str(adapter))
+    model = with_adapter(base, snapshot)
     logits = _logits(model, base.tokenizer, texts)
     merged = model.merge_and_unload(safe_merge=True)
     merged.config.use_cache = True  # off while training
@@ -196,9 +201,9 @@ def _probe_texts(folder: RunFolder) -> list[str]:
     return [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in rows[-PROBE_ROWS:])]
 
 
-def _logits_as_trained(settings: BaseSettings, adapter: Path, texts: Sequence[str]) -> list[torch.Tensor]:
+def _logits_as_trained(settings: BaseSettings, snapshot: Snapshot, texts: Sequence[str]) -> list[torch.Tensor]:
     base = load_base(settings)
-    return _logits(PeftModel.from_pretrained(base.model, str(adapter)), base.tokenizer, texts)
+    return _logits(with_adapter(base, snapshot), base.tokenizer, texts)
 
 
 def _logits_reloaded(target: Path, settings: BaseSettings, merge: str, texts: Sequence[str]) -> list[torch.Tensor]:

@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.errors import UserError
 from seekr_lite.recipe_errors import nearest
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import AdapterSequence
+    import torch
+
+    from seekr_lite.adapters import AdapterSequence, Snapshot
     from seekr_lite.run_folder import RunFolder
 
 BARE_BASE = "base"
@@ -44,10 +47,23 @@ class RunModels:
             UserError: the base cannot be loaded, or the adapter is damaged.
         """
         if stage is not None and stage != self._loaded:
-            self._adapters.snapshots = [self.folder.load_snapshot(stage)]
+            snapshot = self.folder.load_snapshot(stage)
+            self._check(snapshot)
+            self._adapters.snapshots = [snapshot]
             self._loaded = stage
         with self._adapters.acting_as(None if stage is None else 0):
             yield self._adapters.model
+
+    def _check(self, snapshot: Snapshot) -> None:
+        """Raises `UserError` where the snapshot is none of this base: other layers, or layers of other sizes."""
+        here = {name: _outer(name, parameter) for name, parameter in self._adapters.student.items()}
+        if here != {name: _outer(name, tensor) for name, tensor in snapshot.weights.items()}:
+            raise UserError(f"{self.folder.path}: an adapter of this run does not belong to its base")
+
+
+def _outer(name: str, tensor: torch.Tensor) -> int:
+    """The size of the layer's side of an adapter's matrix; the other side is the rank."""
+    return tensor.shape[1 if ".lora_A." in name else 0] if tensor.dim() == 2 else -1
 
 
 def find_stages(folder: RunFolder, after: Sequence[str]) -> list[Stage]:
@@ -70,8 +86,6 @@ def model_name(folder: RunFolder, stage: Stage) -> str:
 
 def find_tasks(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
     """These tasks of the run's recipe, by default all. Raises `UserError` where it has no such task."""
-    from seekr_lite.errors import UserError
-
     known = folder.recipe().data.tasks
     for task in tasks:
         if task not in known:

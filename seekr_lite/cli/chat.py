@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seekr_lite.cli.options import Quiet, RunPath, listener
+from seekr_lite.report.terminal import json_text, printable
 
 if TYPE_CHECKING:
     from seekr_lite.chat import Chat
@@ -59,7 +59,7 @@ def answering(chat: Chat, as_json: bool, talking: bool) -> Callable[[str], None]
             answer = ""
         if as_json:
             values = {"prompt": prompt, "answer": answer, "after": chat.model}
-            typer.echo(json.dumps(values, ensure_ascii=False))
+            typer.echo(json_text(values, indent=None))
         else:
             typer.echo("")
 
@@ -85,8 +85,8 @@ def _ignore(text: str) -> None:
 
 
 def _print(text: str) -> None:
-    typer.echo(text, nl=False)
+    typer.echo(printable(text), nl=False)
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)

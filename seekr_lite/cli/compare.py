@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, Quiet, Verbose, comma_list, listener
-from seekr_lite.cli.output import print_json, show
 from seekr_lite.errors import UserError
+from seekr_lite.report.terminal import show, show_json
 
 
 def compare_command(
@@ -56,7 +56,7 @@ def compare_command(
         *what, methods=chosen, seeds=numbers, output=output, overrides=changed, listener=listener(quiet, verbose)
     )
     if as_json:
-        print_json(comparison.to_json())
+        show_json(comparison.to_json())
         return
     from seekr_lite.report.compare_table import render_comparison
 

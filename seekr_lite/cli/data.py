@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, RecipePath
-from seekr_lite.cli.output import print_json, show
+from seekr_lite.report.terminal import show, show_json
 
 data_app = typer.Typer(
     help="Look at the tasks of a recipe.",
@@ -29,13 +29,15 @@ def check(
     from seekr_lite.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
+    from seekr_lite.data.gather import gather_tasks
+
+    tasks = gather_tasks(checked, None, ())
     from seekr_lite.base import load_tokenizer
     from seekr_lite.data.check import check_data
-    from seekr_lite.runner import gather_tasks
 
-    report = check_data(gather_tasks(checked, None, ()), load_tokenizer(checked.base), checked.data)
+    report = check_data(tasks, load_tokenizer(checked.base), checked.data)
     if as_json:
-        print_json(report.to_json())
+        show_json(report.to_json())
         return
     from seekr_lite.report.data_table import render
 

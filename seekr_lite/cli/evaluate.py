@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Quiet, RunPath, Verbose, listener
-from seekr_lite.cli.output import print_json, show
 from seekr_lite.errors import UserError
+from seekr_lite.report.terminal import show, show_json
 
 
 def evaluate_command(
@@ -49,7 +49,7 @@ def evaluate_command(
             raise UserError("--general: a text has no tasks; leave out --task, --data and --set")
         read = opened.general_likelihood(general, after or (), hears)
         if as_json:
-            print_json([one.to_json() for one in read])
+            show_json([one.to_json() for one in read])
             return
         from seekr_lite.report.evaluation_table import render_likelihoods
 
@@ -57,7 +57,7 @@ def evaluate_command(
         return
     found = opened.evaluate(after or (), task or (), data, overrides or (), hears)
     if as_json:
-        print_json([vars(one) for one in found])
+        show_json([vars(one) for one in found])
         return
     from seekr_lite.report.evaluation_table import render_evaluations
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Quiet, RunPath, Verbose, listener
-from seekr_lite.cli.output import print_json
+from seekr_lite.report.terminal import printable, show_json
 
 
 def export_command(
@@ -35,11 +35,11 @@ def export_command(
 
     done = open_run(run).export(to, after, merge, listener(quiet, verbose))
     if as_json:
-        print_json(done.to_json())
+        show_json(done.to_json())
         return
     from seekr_lite.report.export_card import describe_check
 
-    typer.echo(f"The model after {done.after} is in {done.path}: {describe_check(done)}.")
+    typer.echo(printable(f"The model after {done.after} is in {done.path}: {describe_check(done)}."))
     if not done.agrees:
         reason = (
             "the adapter was trained on the quantised base and meets other weights here; test this model before you "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, RunPath, Verbose, listener
-from seekr_lite.cli.output import print_json, show
+from seekr_lite.report.terminal import printable, show, show_json
 
 if TYPE_CHECKING:
     from seekr_lite.heads import Heads
@@ -49,7 +49,7 @@ def inspect(
     found.of(after).measure(measure)  # a wrong name is refused before a file is written
     _write_files(found, measure, after, png, html)
     if as_json:
-        print_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
+        show_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
         return
     from seekr_lite.report.heads_table import render_heads, render_store
 
@@ -86,11 +86,11 @@ def score(
     study.heads.of().measure(measure)
     _write_files(study.heads, measure, None, png, html)
     if as_json:
-        print_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
+        show_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
         return
     from seekr_lite.report.heads_table import render_heads
 
-    typer.echo(f"Scored: {study.model}, on the first {study.rows} training rows of {task}.")
+    typer.echo(printable(f"Scored: {study.model}, on the first {study.rows} training rows of {task}."))
     if run is None:
         typer.echo("It has learned nothing, so there is no forgettability; the heads are chosen by sensitivity.")
     show(render_heads(study.heads.of(), measure, ()))
@@ -109,7 +109,7 @@ def graft(
 
     results = open_run(run).graft_heads(task, listener(quiet, verbose))
     if as_json:
-        print_json([one.to_json() for one in results])
+        show_json([one.to_json() for one in results])
         return
     from seekr_lite.report.graft_table import render_grafts
 

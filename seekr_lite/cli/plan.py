@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, RecipePath
-from seekr_lite.cli.output import print_json, show
+from seekr_lite.report.terminal import show, show_json
 
 
 def plan_command(
@@ -36,7 +36,7 @@ def plan_command(
     speed = measured.tokens_per_second if measured and tokens_per_second is None else tokens_per_second
     plan = make_plan(checked, speed)
     if as_json:
-        print_json({**plan.to_json(), "measured": measured.to_json() if measured else None})
+        show_json({**plan.to_json(), "measured": measured.to_json() if measured else None})
         return
     from seekr_lite.report.plan_table import render_measured, render_plan
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson
-from seekr_lite.cli.output import print_json, show
+from seekr_lite.report.terminal import printable, show, show_json
 
 recipes_app = typer.Typer(
     help="The recipes that come with seekr-lite.", no_args_is_help=True, epilog="Example:  seekr-lite recipes list"
@@ -27,7 +27,7 @@ def list_recipes(as_json: AsJson = False) -> None:
 
     found = shipped_recipes()
     if as_json:
-        print_json([{"name": one.name, "about": one.about} for one in found])
+        show_json([{"name": one.name, "about": one.about} for one in found])
         return
     from rich.table import Table
     from rich.text import Text
@@ -57,4 +57,4 @@ def new_recipe(
     from seekr_lite.shipped_recipes import write_new_recipe
 
     write_new_recipe(file, source)
-    typer.echo(f"Wrote {file}. Edit it, then: seekr-lite data check {file}", err=True)
+    typer.echo(printable(f"Wrote {file}. Edit it, then: seekr-lite data check {file}"), err=True)

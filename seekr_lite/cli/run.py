@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, Verbose, listener
-from seekr_lite.cli.output import print_json, show
+from seekr_lite.report.terminal import printable, show, show_json
 
 
 def run_command(
@@ -33,10 +33,10 @@ def run_command(
 
     finished = run(checked, output=output, listener=listener(quiet, verbose), fresh=fresh)
     if as_json:
-        print_json(finished.scores.to_json())
+        show_json(finished.scores.to_json())
         return
     from seekr_lite.report.table import rich_table
 
     show(rich_table(finished.scores))
     if not quiet:
-        typer.echo(f"The run is in {finished.path}", err=True)
+        typer.echo(printable(f"The run is in {finished.path}"), err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from seekr_lite.cli.options import AsJson, RunPath
-from seekr_lite.cli.output import print_json
+from seekr_lite.report.terminal import show_json
 
 
 def verify_command(
@@ -19,7 +19,7 @@ def verify_command(
     files = verify_files(RunFolder.open(run))
     damaged = [file for file in files if file.state != "whole"]
     if as_json:
-        print_json([vars(file) for file in files])
+        show_json([vars(file) for file in files])
     else:
         for file in damaged:
             typer.echo(f"{file.state}: {file.path}")

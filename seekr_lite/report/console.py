@@ -18,11 +18,11 @@ class Console(Listener):
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        from rich.console import Console as RichConsole
+        from seekr_lite.report.terminal import safe_console
 
         self.quiet = quiet
         self.verbose = verbose
-        self.console = RichConsole(stderr=True, highlight=False)
+        self.console = safe_console(stderr=True)
 
     @contextmanager
     def phase(self, description: str, total: int) -> Iterator[Advance]:
@@ -39,7 +39,7 @@ class Console(Listener):
         )
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
