@@ -98,7 +98,7 @@ class Process:
             time.sleep(LOOK_AGAIN)
 
     def stop(self, way: Stop, generator: random.Random) -> bool:
-        """Sends the signals; returns whether they came before the run ended by itself. Raises where it ended wrongly."""
+        """Sends the signals; returns whether they stopped the run before its end. Raises where it ended wrongly."""
         for number in way.signals:
             if self.process.is_alive():
                 os.kill(self.process.pid or 0, number)
@@ -125,7 +125,7 @@ class Process:
             held: dict[str, Any] = json.loads((self.output / LOCK_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return held["process"] == self.process.pid
+        return bool(held["process"] == self.process.pid)
 
 
 def run_command(recipe_file: Path, output: Path, messages: Path) -> None:
@@ -241,7 +241,9 @@ def main() -> int:
     else:
         for part, values in parts.items():
             phases = ", ".join(f"{phase} {count}" for phase, count in values["by_phase"].items())
-            print(f"{part}: {values['interruptions']} in {values['runs']} runs ({phases}); {len(values['failed'])} differ")
+            print(
+                f"{part}: {values['interruptions']} in {values['runs']} runs ({phases}); {len(values['failed'])} differ"
+            )
     return 1 if any(values["failed"] for values in parts.values()) else 0
 
 
