@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.checkpoint_file import CheckpointFile
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
-from seekr_lite.evaluation.evaluate import PredictionDraft
+from seekr_lite.evaluation.evaluate import Prediction, PredictionDraft
 from seekr_lite.files import new_file, new_folder, read_json, read_tensors, write_json, write_text
 from seekr_lite.lock import LOCK_FILE
 from seekr_lite.run_record import (
@@ -250,6 +250,11 @@ class RunFolder:
         self.save()
         self.prediction_draft(after, task).path.unlink(missing_ok=True)
 
+    def load_predictions(self, after: int | None, task: str) -> list[Prediction]:
+        """The predictions of a finished evaluation. Raises `UserError` where they are missing or damaged."""
+        path = self._trusted(self.predictions_path(after, task))
+        return [_prediction(line, path) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
     def forget_damaged_evaluations(self) -> list[str]:
         """Takes evaluations whose predictions are not whole out of the record; returns the files' paths."""
         damaged = [
@@ -362,6 +367,15 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _prediction(line: str, path: Path) -> Prediction:
+    try:
+        values = json.loads(line)
+        references = tuple(values.get("references", (values["reference"],)))
+        return Prediction(values["prompt"], values["prediction"], references, values["score"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
 
 
 def _example_values(row: Example) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""The report of a run: one HTML file that needs nothing else and can be read years later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from seekr_lite.errors import UserError
+from seekr_lite.report.heads_section import heads_content
+from seekr_lite.report.html_page import contents, page, section, table, text
+from seekr_lite.report.predictions_section import predictions_content
+from seekr_lite.report.run_facts import RunFacts
+from seekr_lite.report.scores_section import curves_content, scores_content, verdict
+from seekr_lite.report.step_curves import GRADIENT_NORM, StepCurves
+from seekr_lite.report.svg_charts import Lines, line_chart, nice_ticks
+
+if TYPE_CHECKING:
+    from seekr_lite.runner import Run
+
+Content = Callable[[RunFacts], str]
+
+
+def run_html(run: Run) -> str:
+    """The whole document. Works for unfinished runs too: each section says what it lacks."""
+    facts = RunFacts.of(run)
+    parts = [section(name, title, content(facts)) for name, title, content in SECTIONS]
+    title = f"{text(facts.name)}: {text(facts.method)}"
+    navigation = contents([(name, title) for name, title, _ in SECTIONS])
+    return page(title, _header(facts) + navigation, "\n".join(parts), _footer(facts), "run.js")
+
+
+def _header(facts: RunFacts) -> str:
+    recipe, record = facts.recipe, facts.run.folder.record
+    base = f"{recipe.base.model} ({recipe.base.quantization})"
+    items = [
+        ("method", record.method),
+        ("base", base),
+        ("adapter", f"rank {recipe.adapter.rank}, {recipe.adapter.growth}"),
+        ("tasks", ", ".join(facts.tasks)),
+        ("seed", str(record.seed)),
+    ]
+    if facts.curves.times:
+        items.append(("logged", " to ".join(_moment(time) for time in facts.curves.times)))
+    facts_list = "".join(f"<div><dt>{name}</dt><dd>{text(value)}</dd></div>" for name, value in items)
+    return (
+        f'<h1>{text(facts.name)} <small>run report</small></h1>\n<dl class="facts">{facts_list}</dl>\n'
+        f"{_state(facts)}"
+    )
+
+
+def _state(facts: RunFacts) -> str:
+    """Finished, or what is missing; files that cannot be read; the result in a sentence."""
+    said = [f"<p class='verdict'>{verdict(facts)}</p>"] if verdict(facts) else []
+    if not facts.finished:
+        missing = "".join(f"<li>{text(line)}</li>" for line in facts.missing())
+        said.append(
+            f'<div class="state"><p><b>This run is not finished.</b> What is missing:</p><ul>{missing}</ul></div>'
+        )
+    said += [f'<div class="state"><p>{text(problem)}</p></div>' for problem in facts.trouble]
+    return "\n".join(said)
+
+
+def _losses(facts: RunFacts) -> str:
+    curves = facts.curves
+    if not curves.steps:
+        return '<p class="empty">No optimizer step is logged (log.jsonl).</p>'
+    smoothing = (
+        "every step is shown, not smoothed"
+        if curves.window == 1
+        else f"a point is the mean of {curves.window} consecutive steps of one task; the band is their range"
+    )
+    note = (
+        f"Values as computed, before the recipe's weights, over {curves.total:,} optimizer steps; {smoothing}. "
+        "Upright lines: a new task begins (its number above)."
+    )
+    if curves.unreadable:
+        note += f" {curves.unreadable} damaged lines of the log are left out."
+    charts = "".join(_loss_chart(curves, name) for name in curves.names)
+    return f'<p class="note">{note}</p><div class="charts">{charts}</div>'
+
+
+def _loss_chart(curves: StepCurves, name: str) -> str:
+    means = curves.smoothed(name)
+    known = [mean for mean in means if mean is not None]
+    if not known:
+        return ""
+    ticks = nice_ticks(0.0, max(mean.high for mean in known))
+    title = "gradient norm, before clipping" if name == GRADIENT_NORM else name.replace("_", " ")
+    chart = Lines(
+        label=f"{title}: {known[0].value:.3g} at first, {known[-1].value:.3g} at last",
+        lines=[[None if mean is None else (mean.at, mean.value) for mean in means]],
+        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if tick <= curves.total],
+        y_ticks=ticks,
+        x_range=(0, curves.total),
+        band=[None if mean is None else (mean.at, mean.low, mean.high) for mean in means],
+        borders=[(before, str(stage + 1)) for stage, before in curves.starts.items()],
+    )
+    return f"<figure><figcaption><b>{text(title)}</b>, last {known[-1].value:.3g}</figcaption>{line_chart(chart)}</figure>"
+
+
+def _costs(facts: RunFacts) -> str:
+    stages = facts.run.folder.record.stages
+    if not stages:
+        return '<p class="empty">No task has been learned to its end, so no cost is recorded.</p>'
+    rows = [
+        [text(", ".join(one.tasks)), f"{one.steps:,}", f"{one.seconds:,.1f}", f"{one.seconds / max(1, one.steps):.2f}"]
+        for one in stages
+    ]
+    steps, seconds = sum(one.steps for one in stages), sum(one.seconds for one in stages)
+    rows.append(["all", f"{steps:,}", f"{seconds:,.1f}", f"{seconds / max(1, steps):.2f}"])
+    time = table(["task", "steps", "seconds", "seconds a step"], rows, "Learning, by task", "sums")
+    shrunk = facts.curves.shrunk
+    short = f" Memory ran out {shrunk} times; micro-batches were made smaller." if shrunk else ""
+    note = (
+        "Seconds are those of learning: training, and the scoring of heads where the method has it; without loading the "
+        "base and without tests. A run records neither the seconds of tests nor peak memory (<code>seekr-lite plan"
+        f"</code> says what a recipe needs).{short}"
+    )
+    return f'{time}{_store(facts)}<p class="note">{note}</p>'
+
+
+def _store(facts: RunFacts) -> str:
+    try:
+        stores = facts.run.replay_store
+    except UserError as error:
+        return f'<p class="empty">{text(error)}</p>'
+    rows = [
+        [text(one.task), f"{one.samples:,}", _bytes(one.text_bytes), _bytes(one.adapter_bytes)] for one in stores
+    ]
+    sums = (sum(one.text_bytes for one in stores), sum(one.adapter_bytes for one in stores))
+    rows.append(["all", f"{sum(one.samples for one in stores):,}", *map(_bytes, sums)])
+    return table(["task", "replay samples", "their text", "adapter"], rows, "What is kept on disk, by task", "sums")
+
+
+def _recipe(facts: RunFacts) -> str:
+    return f'<details open><summary>Every key, as it was run</summary><pre tabindex="0">{text(facts.run.folder.record.recipe)}</pre></details>'
+
+
+def _versions(facts: RunFacts) -> str:
+    rows = [[text(package), text(version)] for package, version in facts.run.folder.record.versions.items()]
+    return table(["package", "version"], rows, "What made the run, when it began")
+
+
+def _footer(facts: RunFacts) -> str:
+    return (
+        "<p>Made by seekr-lite from the run's folder. This file needs no network and sends nothing. "
+        "SEEKR: He et al., EMNLP 2024, arXiv 2411.06171.</p>"
+    )
+
+
+def _bytes(size: int) -> str:
+    return f"{size:,} B" if size < 10_000 else f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
+
+
+def _moment(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+SECTIONS: tuple[tuple[str, str, Content], ...] = (
+    ("scores", "Scores", scores_content),
+    ("curves", "Forgetting, task by task", curves_content),
+    ("losses", "Losses", _losses),
+    ("heads", "Attention heads", heads_content),
+    ("costs", "Time and memory", _costs),
+    ("predictions", "Predictions", predictions_content),
+    ("recipe", "Recipe", _recipe),
+    ("versions", "Versions", _versions),
+)
