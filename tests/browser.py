@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its debugging pipe: what a page logs, what it asks the network for, how it looks."""
+"""A headless Chromium, driven through its debugging pipe: what a page logs, what it asks for, how it looks."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ class Browser:
         self.messages.clear()
         self.requests.clear()
         mobile = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setScriptExecutionDisabled", value=not script)

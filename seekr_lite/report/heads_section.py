@@ -29,7 +29,7 @@ def heads_content(facts: RunFacts) -> str:
     except UserError as error:
         if facts.method == "seekr":
             return f'<p class="empty">The head scores cannot be read. {text(error)}</p>'
-        return f'<p class="empty">There are no head scores: only the method “seekr” scores heads.</p>'
+        return '<p class="empty">There are no head scores: only the method “seekr” scores heads.</p>'
     return _slider(heads) + "".join(_panel(task, index) for index, task in enumerate(heads.tasks)) + _changes(heads)
 
 
@@ -88,10 +88,8 @@ def _top(task: TaskHeads) -> str:
 
 
 def _changes(heads: Heads) -> str:
-    rows = [
-        [f"{text(one.before)} → {text(one.after)}", f"{one.jaccard:.2f}"] for one in heads.change()
-    ]  # fmt: skip
+    rows = [[f"{text(one.before)} → {text(one.after)}", f"{one.jaccard:.2f}"] for one in heads.change()]
     if not rows:
         return '<p class="note">One task: the choice of heads has not moved yet.</p>'
-    caption = "How much the choice of heads stayed from task to task (Jaccard index; 1 is the same set, 0 none in common)"
-    return table(["tasks", "heads in common"], rows, caption)
+    note = '<p class="note">How much the choice stayed from task to task: 1 is the same set, 0 has none in common.</p>'
+    return table(["tasks", "Jaccard index"], rows, "Chosen heads in common") + note

@@ -30,6 +30,11 @@ def block(value: str, limit: int) -> str:
     return f'<span class="data" dir="auto">{text(value)}</span>' if value else '<span class="quiet">(empty)</span>'
 
 
+def size_of(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count:,} B" if count < 10_000 else f"{count / 1e3:,.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
+
+
 def level(share: float) -> str:
     """The class of a cell that is filled to a share from 0 to 1."""
     return f"s{round(LEVELS * min(1.0, max(0.0, share)))}"
@@ -52,7 +57,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, kind
 
 
 def section(name: str, title: str, content: str) -> str:
-    return f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>\n{content}</section>'
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>\n{content}</section>'
+    )
 
 
 def contents(sections: Sequence[tuple[str, str]]) -> str:

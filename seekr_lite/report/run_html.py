@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.errors import UserError
 from seekr_lite.report.heads_section import heads_content
-from seekr_lite.report.html_page import contents, page, section, table, text
+from seekr_lite.report.html_page import contents, page, section, size_of, table, text
+from seekr_lite.report.losses_section import losses_content
 from seekr_lite.report.predictions_section import predictions_content
 from seekr_lite.report.run_facts import RunFacts
 from seekr_lite.report.scores_section import curves_content, scores_content, verdict
-from seekr_lite.report.step_curves import GRADIENT_NORM, StepCurves
-from seekr_lite.report.svg_charts import Lines, line_chart, nice_ticks
 
 if TYPE_CHECKING:
     from seekr_lite.runner import Run
@@ -44,8 +43,7 @@ def _header(facts: RunFacts) -> str:
         items.append(("logged", " to ".join(_moment(time) for time in facts.curves.times)))
     facts_list = "".join(f"<div><dt>{name}</dt><dd>{text(value)}</dd></div>" for name, value in items)
     return (
-        f'<h1>{text(facts.name)} <small>run report</small></h1>\n<dl class="facts">{facts_list}</dl>\n'
-        f"{_state(facts)}"
+        f'<h1>{text(facts.name)} <small>run report</small></h1>\n<dl class="facts">{facts_list}</dl>\n{_state(facts)}'
     )
 
 
@@ -59,44 +57,6 @@ def _state(facts: RunFacts) -> str:
         )
     said += [f'<div class="state"><p>{text(problem)}</p></div>' for problem in facts.trouble]
     return "\n".join(said)
-
-
-def _losses(facts: RunFacts) -> str:
-    curves = facts.curves
-    if not curves.steps:
-        return '<p class="empty">No optimizer step is logged (log.jsonl).</p>'
-    smoothing = (
-        "every step is shown, not smoothed"
-        if curves.window == 1
-        else f"a point is the mean of {curves.window} consecutive steps of one task; the band is their range"
-    )
-    note = (
-        f"Values as computed, before the recipe's weights, over {curves.total:,} optimizer steps; {smoothing}. "
-        "Upright lines: a new task begins (its number above)."
-    )
-    if curves.unreadable:
-        note += f" {curves.unreadable} damaged lines of the log are left out."
-    charts = "".join(_loss_chart(curves, name) for name in curves.names)
-    return f'<p class="note">{note}</p><div class="charts">{charts}</div>'
-
-
-def _loss_chart(curves: StepCurves, name: str) -> str:
-    means = curves.smoothed(name)
-    known = [mean for mean in means if mean is not None]
-    if not known:
-        return ""
-    ticks = nice_ticks(0.0, max(mean.high for mean in known))
-    title = "gradient norm, before clipping" if name == GRADIENT_NORM else name.replace("_", " ")
-    chart = Lines(
-        label=f"{title}: {known[0].value:.3g} at first, {known[-1].value:.3g} at last",
-        lines=[[None if mean is None else (mean.at, mean.value) for mean in means]],
-        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if tick <= curves.total],
-        y_ticks=ticks,
-        x_range=(0, curves.total),
-        band=[None if mean is None else (mean.at, mean.low, mean.high) for mean in means],
-        borders=[(before, str(stage + 1)) for stage, before in curves.starts.items()],
-    )
-    return f"<figure><figcaption><b>{text(title)}</b>, last {known[-1].value:.3g}</figcaption>{line_chart(chart)}</figure>"
 
 
 def _costs(facts: RunFacts) -> str:
@@ -113,11 +73,11 @@ def _costs(facts: RunFacts) -> str:
     shrunk = facts.curves.shrunk
     short = f" Memory ran out {shrunk} times; micro-batches were made smaller." if shrunk else ""
     note = (
-        "Seconds are those of learning: training, and the scoring of heads where the method has it; without loading the "
-        "base and without tests. A run records neither the seconds of tests nor peak memory (<code>seekr-lite plan"
+        "Seconds are those of learning: training, and the scoring of heads where the method has it; without loading "
+        "the base and without tests. A run records neither the seconds of tests nor peak memory (<code>seekr-lite plan"
         f"</code> says what a recipe needs).{short}"
     )
-    return f'{time}{_store(facts)}<p class="note">{note}</p>'
+    return f'<div class="tables">{time}{_store(facts)}</div><p class="note">{note}</p>'
 
 
 def _store(facts: RunFacts) -> str:
@@ -125,16 +85,15 @@ def _store(facts: RunFacts) -> str:
         stores = facts.run.replay_store
     except UserError as error:
         return f'<p class="empty">{text(error)}</p>'
-    rows = [
-        [text(one.task), f"{one.samples:,}", _bytes(one.text_bytes), _bytes(one.adapter_bytes)] for one in stores
-    ]
+    rows = [[text(one.task), f"{one.samples:,}", size_of(one.text_bytes), size_of(one.adapter_bytes)] for one in stores]
     sums = (sum(one.text_bytes for one in stores), sum(one.adapter_bytes for one in stores))
-    rows.append(["all", f"{sum(one.samples for one in stores):,}", *map(_bytes, sums)])
+    rows.append(["all", f"{sum(one.samples for one in stores):,}", *map(size_of, sums)])
     return table(["task", "replay samples", "their text", "adapter"], rows, "What is kept on disk, by task", "sums")
 
 
 def _recipe(facts: RunFacts) -> str:
-    return f'<details open><summary>Every key, as it was run</summary><pre tabindex="0">{text(facts.run.folder.record.recipe)}</pre></details>'
+    recipe = text(facts.run.folder.record.recipe)
+    return f'<details open><summary>Every key, as it was run</summary><pre tabindex="0">{recipe}</pre></details>'
 
 
 def _versions(facts: RunFacts) -> str:
@@ -149,10 +108,6 @@ def _footer(facts: RunFacts) -> str:
     )
 
 
-def _bytes(size: int) -> str:
-    return f"{size:,} B" if size < 10_000 else f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
-
-
 def _moment(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
@@ -160,7 +115,7 @@ def _moment(time: float) -> str:
 SECTIONS: tuple[tuple[str, str, Content], ...] = (
     ("scores", "Scores", scores_content),
     ("curves", "Forgetting, task by task", curves_content),
-    ("losses", "Losses", _losses),
+    ("losses", "Losses", losses_content),
     ("heads", "Attention heads", heads_content),
     ("costs", "Time and memory", _costs),
     ("predictions", "Predictions", predictions_content),

@@ -17,11 +17,15 @@ FIGURES = {
     "bwt_official": ("BWT, official", "The same sum divided by all tasks, as the official script prints it."),
     "forgetting": (
         "Forgetting",
-        "The best score before the end less the last one; the mean over all tasks but the last. Above zero: forgetting.",
+        "The best score before the end less the last one; the mean over all tasks but the last. Above zero: "
+        "forgetting.",
     ),
     "fwt": ("FWT", "Forward transfer: the score just before a task is learned, less the bare base's; the mean."),
     "nll": ("NLL", "Negative log-likelihood per answer token on held-out rows, after the last task. Lower is better."),
-    "nll_forgetting": ("NLL change", "How much the NLL has changed since each task was learned. Above zero: forgetting."),
+    "nll_forgetting": (
+        "NLL change",
+        "How much the NLL has changed since each task was learned. Above zero: forgetting.",
+    ),
 }
 
 
@@ -50,7 +54,8 @@ def figures(facts: RunFacts) -> str:
         digits = 3 if "nll" in name else 1
         signed = name in ("bwt", "bwt_official", "nll_forgetting", "fwt") and value is not None and value > 0
         shown = ("+" if signed else "") + show(value, digits)
-        cards.append(f"<div><dt>{title}</dt><dd><b>{shown.replace('-', '−')}</b><br>{meaning}{unknown}</dd></div>")
+        number = f'<dd class="number">{shown.replace("-", "−")}</dd>'
+        cards.append(f'<div><dt>{title}</dt>{number}<dd class="says">{meaning}{unknown}</dd></div>')
     return f'<dl class="figures">{"".join(cards)}</dl>'
 
 
@@ -58,7 +63,7 @@ def matrix_table(facts: RunFacts, board: Scoreboard, caption: str) -> str:
     """The matrix; rounds without a test are left out."""
     head = [
         "round",
-        *(f"{text(task)}<br><small>{text(board.metrics.get(task, ''))}</small>" for task in board.tasks),
+        *(f"{text(task)}<br><small>{_breakable(board.metrics.get(task, ''))}</small>" for task in board.tasks),
     ]
     rows = [
         [text(name), *(_cell(value, index == task and not facts.joint) for task, value in enumerate(row))]
@@ -81,7 +86,9 @@ def curves_content(facts: RunFacts) -> str:
         summary = _summary(learned, last, task == len(board.tasks) - 1)
         if len(points) < 2:
             value = f"{points[0][1]:.1f}" if points else "not tested yet"
-            charts.append(f"<figure><figcaption><b>{text(name)}</b>: {value}; one round, no curve</figcaption></figure>")
+            charts.append(
+                f"<figure><figcaption><b>{text(name)}</b>: {value}; one round, no curve</figcaption></figure>"
+            )
             continue
         spoken = ", ".join(f"{value:.1f} {facts.round_name(int(at) if at >= 0 else None)}" for at, value in points)
         chart = Lines(
@@ -144,6 +151,10 @@ def _nll_table(facts: RunFacts, board: Scoreboard) -> str:
     ]
     caption = "Mean negative log-likelihood per answer token, in nats, on held-out training rows; lower is better"
     return table(["round", *map(text, board.tasks)], rows, caption, "matrix")
+
+
+def _breakable(metric: str) -> str:
+    return text(metric).replace("_", "_<wbr>")
 
 
 def _summary(learned: float | None, last: float | None, is_last: bool) -> str:

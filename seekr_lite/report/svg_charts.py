@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 16, 22  # margins of a line chart
 CELL = 15
 AXIS = 30  # left of and above a heatmap
+SMALL = 200  # a heatmap of a small model is drawn up to this width
 
 Point = tuple[float, float]
 Item = TypeVar("Item")
@@ -23,9 +24,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Lines:
-    """What a line chart shows. A `None` in a line breaks it.
+    """What a line chart shows. A `None` in a line breaks it. With `log`, ticks and values are above zero.
 
-    band: (x, low, high) around the first line. borders: (x, words) of upright lines. marked: values stand at the points.
+    band: (x, low, high) around the first line. borders: (x, words) of upright lines. marked: each point has a dot.
     """
 
     label: str
@@ -36,17 +37,19 @@ class Lines:
     band: Sequence[tuple[float, float, float] | None] = field(default=())
     borders: Sequence[tuple[float, str]] = field(default=())
     marked: bool = False
+    log: bool = False
 
 
 def line_chart(chart: Lines, width: int = WIDTH, height: int = HEIGHT) -> str:
     """Lines over an axis with ticks."""
-    (left, right), (low, high) = chart.x_range, (min(chart.y_ticks), max(chart.y_ticks))
+    scale = math.log10 if chart.log else float
+    (left, right), (low, high) = chart.x_range, (scale(min(chart.y_ticks)), scale(max(chart.y_ticks)))
 
     def x(value: float) -> float:
         return LEFT + (value - left) / ((right - left) or 1) * (width - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return height - BOTTOM - (value - low) / ((high - low) or 1) * (height - TOP - BOTTOM)
+        return height - BOTTOM - (scale(value) - low) / ((high - low) or 1) * (height - TOP - BOTTOM)
 
     parts = []
     for tick in chart.y_ticks:
@@ -86,8 +89,10 @@ def heatmap(label: str, shades: Sequence[Sequence[float]], framed: Sequence[tupl
     size = CELL - 1
     frames = "".join(f"M{AXIS + h * CELL} {AXIS + i * CELL}h{size}v{size}h-{size}z" for i, h in framed)
     outline = f'<path class="frame" d="{frames}"/>' if frames else ""
-    content = f'{_heatmap_axes(layers, heads)}<g class="cells">{cells}</g><g class="digits">{"".join(rows)}</g>{outline}'
-    return _svg(width, height, label, content)
+    content = (
+        f'{_heatmap_axes(layers, heads)}<g class="cells">{cells}</g><g class="digits">{"".join(rows)}</g>{outline}'
+    )
+    return _svg(width, height, label, content, zoom=max(1.0, min(1.5, SMALL / width)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Bar:
         return math.fsum(self.values) / len(self.values)
 
 
-def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float]) -> str:
+def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: int = 1) -> str:
     """Bars from zero to the mean; a dot for each value, and a line from the smallest to the largest."""
     row, width = 38, 340
     low, high = min(ticks), max(ticks)
@@ -118,9 +123,9 @@ def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float]) -> str:
     for index, bar in enumerate(bars):
         top = 4 + index * row
         start, end = sorted((x(0), x(bar.mean)))
-        spread = "" if len(bar.values) < 2 else f", {min(bar.values):.1f} to {max(bar.values):.1f}"
+        spread = "" if len(bar.values) < 2 else f", {min(bar.values):.{digits}f} to {max(bar.values):.{digits}f}"
         runs = f"{len(bar.values)} run{'s' * (len(bar.values) > 1)}"
-        parts.append(f'<text x="8" y="{top + 12}">{text(bar.name)}: {bar.mean:.1f} ({runs}{spread})</text>')
+        parts.append(f'<text x="8" y="{top + 12}">{text(bar.name)}: {bar.mean:.{digits}f} ({runs}{spread})</text>')
         parts.append(f'<rect class="bar" x="{start:.1f}" y="{top + 16}" width="{end - start:.1f}" height="14"/>')
         middle = top + 23
         if len(bar.values) > 1:
@@ -141,6 +146,13 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten that hold the range between them; every second or third of many."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    step = 1 + (last - first) // 6
+    return [10.0**power for power in range(last, first - step, -step)][::-1]
 
 
 def number(value: float) -> str:
@@ -175,8 +187,8 @@ def _pieces(line: Sequence[Item | None]) -> list[list[Item]]:
     return [piece for piece in pieces if piece]
 
 
-def _svg(width: int, height: int, label: str, content: str) -> str:
+def _svg(width: int, height: int, label: str, content: str, zoom: float = 1.0) -> str:
     return (
-        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg width="{zoom * width:.0f}" height="{zoom * height:.0f}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{text(label)}">{content}</svg>'
     )
