@@ -372,7 +372,9 @@ def versions() -> dict[str, str]:
 def _prediction(line: str, path: Path) -> Prediction:
     try:
         values = json.loads(line)
-        references = tuple(values.get("references", (values["reference"],)))
+        references = tuple(values.get("references", [values["reference"]]))
+        if not all(isinstance(one, str) for one in (values["prompt"], values["prediction"], *references)):
+            raise ValueError("a text is needed")
         return Prediction(values["prompt"], values["prediction"], references, values["score"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: this file of the run is damaged: {error}") from None

@@ -47,7 +47,7 @@ def _chart(curves: StepCurves, name: str) -> str:
     chart = Lines(
         label=f"{title}: {known[0].value:.3g} at first, {known[-1].value:.3g} at last",
         lines=[[None if mean is None else (mean.at, mean.value) for mean in means]],
-        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if tick <= curves.total],
+        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if tick in range(curves.total + 1)],
         y_ticks=ticks,
         x_range=(0, curves.total),
         band=[None if mean is None else (mean.at, mean.low, mean.high) for mean in means],

@@ -22,7 +22,7 @@ if (form) {
   const more = document.getElementById("more");
   const rows = [...document.querySelectorAll("#rows > li")].map((item) => ({
     item,
-    words: item.textContent.toLowerCase(),
+    words: [...item.querySelectorAll(".name, .data")].map((one) => one.textContent).join("\n").toLowerCase(),
     fates: item.dataset.fate.split(" "),
     lines: [...item.querySelectorAll("tbody tr")],
   }));

@@ -109,30 +109,31 @@ class Bar:
 
 def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: int = 1) -> str:
     """Bars from zero to the mean; a dot for each value, and a line from the smallest to the largest."""
-    row, width = 38, 340
+    row, width, thick = 40, 340, 14
     low, high = min(ticks), max(ticks)
-    height = 20 + row * len(bars)
+    height = 18 + row * len(bars)
 
     def x(value: float) -> float:
-        return 8 + (value - low) / ((high - low) or 1) * (width - 24)
+        return 22 + (value - low) / ((high - low) or 1) * (width - 44)
 
     parts = []
     for tick in ticks:
-        parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{height - 16}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 4}" text-anchor="middle">{number(tick)}</text>')
     for index, bar in enumerate(bars):
-        top = 4 + index * row
-        start, end = sorted((x(0), x(bar.mean)))
+        top = index * row + 18
+        for tick in ticks:
+            kind = "grid" if tick else "zero"
+            parts.append(f'<path class="{kind}" d="M{x(tick):.1f} {top - 3}v{thick + 6}"/>')
         spread = "" if len(bar.values) < 2 else f", {min(bar.values):.{digits}f} to {max(bar.values):.{digits}f}"
-        runs = f"{len(bar.values)} run{'s' * (len(bar.values) > 1)}"
-        parts.append(f'<text x="8" y="{top + 12}">{text(bar.name)}: {bar.mean:.{digits}f} ({runs}{spread})</text>')
-        parts.append(f'<rect class="bar" x="{start:.1f}" y="{top + 16}" width="{end - start:.1f}" height="14"/>')
-        middle = top + 23
+        words = f"{bar.mean:.{digits}f} ({len(bar.values)} run{'s' * (len(bar.values) > 1)}{spread})"
+        parts.append(f'<text x="8" y="{top - 6}">{text(bar.name)}: {words.replace("-", "−")}</text>')
+        start, end = sorted((x(0), x(bar.mean)))
+        parts.append(f'<rect class="bar" x="{start:.1f}" y="{top}" width="{end - start:.1f}" height="{thick}"/>')
+        middle = top + thick // 2
         if len(bar.values) > 1:
             ends = f"M{x(min(bar.values)):.1f} {middle}H{x(max(bar.values)):.1f}"
             parts.append(f'<path class="whisker" d="{ends}"/>')
         parts += [f'<circle class="dot" cx="{x(value):.1f}" cy="{middle}" r="3"/>' for value in bar.values]
-    parts.append(f'<path class="zero" d="M{x(0):.1f} 4V{height - 16}"/>')
     return _svg(width, height, label, "".join(parts))
 
 
@@ -157,7 +158,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def number(value: float) -> str:
     """A tick's number, short."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
 def _heatmap_axes(layers: int, heads: int) -> str:
