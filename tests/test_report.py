@@ -408,6 +408,29 @@ def test_it_opens_without_errors_requests_or_sideways_scrolling(
         assert browser.value("document.documentElement.scrollWidth") <= width
 
 
+def many_tasks(path: Path, recipe: Recipe) -> sl.Run:
+    """The record of a run of twelve tasks with long names, tested in every round, of which nothing else is left."""
+    from seekr_lite.run_folder import RunFolder
+    from seekr_lite.run_record import EvaluationRecord, StageRecord
+
+    names = tuple(f"{letter}_task_whose_name_is_long_without_a_break" for letter in "abcdefghijkl")
+    folder = RunFolder.create(path, recipe.with_(data={"tasks": names}))
+    for index, name in enumerate(names):
+        folder.record.stages.append(StageRecord(f"{index:02d}-{name}", [name], 10, 1.5))
+        folder.record.evaluations += [EvaluationRecord(index, task, 7.0 * index, 0.5) for task in names]
+    folder.save()
+    return sl.open_run(path)
+
+
+def test_twelve_long_names_fit_a_phone(browser: Browser, small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = many_tasks(tmp_path / "run", small_recipe())
+    for name, content in (("report", run_html(run)), ("compared", compare_html([run, run]))):
+        check_page(content)
+        (tmp_path / f"{name}.html").write_text(content)
+        browser.open(tmp_path / f"{name}.html", 390)
+        assert browser.value("document.documentElement.scrollWidth") == 390
+
+
 def test_the_policy_stops_what_might_get_in_nevertheless(browser: Browser, seekr_run: sl.Run, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(
         run_html(seekr_run).replace(

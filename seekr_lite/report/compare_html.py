@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import show
-from seekr_lite.report.html_page import contents, page, section, size_of, table, text
+from seekr_lite.report.html_page import breakable, contents, page, section, size_of, table, text
 from seekr_lite.report.run_facts import RunFacts
 from seekr_lite.report.scores_section import FIGURES, matrix_table
 from seekr_lite.report.svg_charts import Bar, bar_chart, nice_ticks
@@ -68,7 +68,7 @@ def _runs(named: Mapping[str, RunFacts]) -> str:
     head += ["steps", "learning, s", "replay text", "adapters"]
     rows = [
         [
-            text(name),
+            breakable(name),
             text(facts.method),
             str(facts.board.seed),
             *(_figure(facts, figure) for figure in SHOWN),
@@ -165,7 +165,7 @@ def _differences(named: Mapping[str, RunFacts], differing: Mapping[str, list[Any
     rows = [
         [f"<code>{text(key)}</code>", *(text(_short(value)) for value in values)] for key, values in differing.items()
     ]
-    return table(["key", *map(text, named)], rows, "Keys of the recipes that differ")
+    return table(["key", *map(breakable, named)], rows, "Keys of the recipes that differ")
 
 
 def _boards(named: Mapping[str, RunFacts]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.errors import UserError
 from seekr_lite.report.heads_table import ranges
-from seekr_lite.report.html_page import table, text
+from seekr_lite.report.html_page import breakable, table, text
 from seekr_lite.report.run_facts import RunFacts
 from seekr_lite.report.svg_charts import heatmap
 
@@ -88,7 +88,7 @@ def _top(task: TaskHeads) -> str:
 
 
 def _changes(heads: Heads) -> str:
-    rows = [[f"{text(one.before)} → {text(one.after)}", f"{one.jaccard:.2f}"] for one in heads.change()]
+    rows = [[f"{breakable(one.before)} → {breakable(one.after)}", f"{one.jaccard:.2f}"] for one in heads.change()]
     if not rows:
         return '<p class="note">One task: the choice of heads has not moved yet.</p>'
     note = '<p class="note">How much the choice stayed from task to task: 1 is the same set, 0 has none in common.</p>'

@@ -13,6 +13,7 @@ from html import escape
 from importlib.resources import files
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+LONGEST_WORD = 14  # characters of a name that stay together
 LEVELS = 10  # shades of a cell; `page.css` has a class for each
 
 
@@ -20,6 +21,12 @@ def text(value: object) -> str:
     """Anything as HTML text, safe in an attribute too. Control characters become visible, lone surrogates a "?"."""
     clean = str(value).encode("utf-8", "replace").decode("utf-8")
     return escape(CONTROL.sub(lambda match: chr(0x2421 if match[0] == "\x7f" else 0x2400 + ord(match[0])), clean))
+
+
+def breakable(names: str) -> str:
+    """Names as HTML text; a long one may break, so that it does not widen the column that it heads."""
+    words = [re.findall(f".{{1,{LONGEST_WORD}}}", word, re.DOTALL) for word in names.split(" ")]
+    return " ".join("<wbr>".join(text(piece).replace("_", "_<wbr>") for piece in pieces) for pieces in words)
 
 
 def block(value: str, limit: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.errors import UserError
 from seekr_lite.report.heads_section import heads_content
-from seekr_lite.report.html_page import contents, page, section, size_of, table, text
+from seekr_lite.report.html_page import breakable, contents, page, section, size_of, table, text
 from seekr_lite.report.losses_section import losses_content
 from seekr_lite.report.predictions_section import predictions_content
 from seekr_lite.report.run_facts import RunFacts
@@ -64,7 +64,12 @@ def _costs(facts: RunFacts) -> str:
     if not stages:
         return '<p class="empty">No task has been learned to its end, so no cost is recorded.</p>'
     rows = [
-        [text(", ".join(one.tasks)), f"{one.steps:,}", f"{one.seconds:,.1f}", f"{one.seconds / max(1, one.steps):.2f}"]
+        [
+            breakable(", ".join(one.tasks)),
+            f"{one.steps:,}",
+            f"{one.seconds:,.1f}",
+            f"{one.seconds / max(1, one.steps):.2f}",
+        ]
         for one in stages
     ]
     steps, seconds = sum(one.steps for one in stages), sum(one.seconds for one in stages)
@@ -85,7 +90,9 @@ def _store(facts: RunFacts) -> str:
         stores = facts.run.replay_store
     except UserError as error:
         return f'<p class="empty">{text(error)}</p>'
-    rows = [[text(one.task), f"{one.samples:,}", size_of(one.text_bytes), size_of(one.adapter_bytes)] for one in stores]
+    rows = [
+        [breakable(one.task), f"{one.samples:,}", size_of(one.text_bytes), size_of(one.adapter_bytes)] for one in stores
+    ]
     sums = (sum(one.text_bytes for one in stores), sum(one.adapter_bytes for one in stores))
     rows.append(["all", f"{sum(one.samples for one in stores):,}", *map(size_of, sums)])
     return table(["task", "replay samples", "their text", "adapter"], rows, "What is kept on disk, by task", "sums")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seekr_lite.evaluation.scoreboard import Row, Scoreboard, show
-from seekr_lite.report.html_page import level, table, text
+from seekr_lite.report.html_page import breakable, level, table, text
 from seekr_lite.report.run_facts import RunFacts
 from seekr_lite.report.svg_charts import Lines, line_chart
 
@@ -63,10 +63,10 @@ def matrix_table(facts: RunFacts, board: Scoreboard, caption: str) -> str:
     """The matrix; rounds without a test are left out."""
     head = [
         "round",
-        *(f"{text(task)}<br><small>{_breakable(board.metrics.get(task, ''))}</small>" for task in board.tasks),
+        *(f"{breakable(task)}<br><small>{breakable(board.metrics.get(task, ''))}</small>" for task in board.tasks),
     ]
     rows = [
-        [text(name), *(_cell(value, index == task and not facts.joint) for task, value in enumerate(row))]
+        [breakable(name), *(_cell(value, index == task and not facts.joint) for task, value in enumerate(row))]
         for name, index, row in _rounds(facts, board.base, board.matrix)
     ]
     return table(head, rows or [["no tests yet", *("–" for _ in board.tasks)]], caption, "matrix")
@@ -85,10 +85,8 @@ def curves_content(facts: RunFacts) -> str:
         learned, last = (column[task], column[-1]) if not facts.joint else (None, column[-1])
         summary = _summary(learned, last, task == len(board.tasks) - 1)
         if len(points) < 2:
-            value = f"{points[0][1]:.1f}" if points else "not tested yet"
-            charts.append(
-                f"<figure><figcaption><b>{text(name)}</b>: {value}; one round, no curve</figcaption></figure>"
-            )
+            value = f"{points[0][1]:.1f}; one round, no curve" if points else "not tested yet"
+            charts.append(f"<figure><figcaption><b>{text(name)}</b>: {value}</figcaption></figure>")
             continue
         spoken = ", ".join(f"{value:.1f} {facts.round_name(int(at) if at >= 0 else None)}" for at, value in points)
         chart = Lines(
@@ -146,15 +144,11 @@ def _cell(value: float | None, own: bool) -> str:
 
 def _nll_table(facts: RunFacts, board: Scoreboard) -> str:
     rows = [
-        [text(name), *(show(value, 3) for value in row)]
+        [breakable(name), *(show(value, 3) for value in row)]
         for name, _, row in _rounds(facts, board.nll_base, board.nll_matrix)
     ]
     caption = "Mean negative log-likelihood per answer token, in nats, on held-out training rows; lower is better"
-    return table(["round", *map(text, board.tasks)], rows, caption, "matrix")
-
-
-def _breakable(metric: str) -> str:
-    return text(metric).replace("_", "_<wbr>")
+    return table(["round", *map(breakable, board.tasks)], rows, caption, "matrix")
 
 
 def _summary(learned: float | None, last: float | None, is_last: bool) -> str:
