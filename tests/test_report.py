@@ -19,7 +19,7 @@ from seekr_lite.cli.app import app
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.report.compare_html import compare_html
-from seekr_lite.report.html_page import block, text
+from seekr_lite.report.html_page import block, breakable, text
 from seekr_lite.report.predictions_section import mark
 from seekr_lite.report.run_html import SECTIONS, run_html
 from seekr_lite.report.step_curves import POINTS, read_curves
@@ -263,6 +263,14 @@ def test_a_page_holds_a_bounded_number_of_predictions(seekr_run: sl.Run, monkeyp
         "12 predictions are in this page of 36 in the run folder: the first 2 test rows" in page.sections["predictions"]
     )
     assert "shade, row 3" not in page.sections["predictions"]
+
+
+def test_names_break_and_stay_what_they_are() -> None:
+    name = "after a__b_<c>abcdefghijklmnopqrstuvwxyz MeetingBank"
+    shown = breakable(name)
+    assert shown.replace("<wbr>", "") == text(name)
+    assert shown.endswith("<wbr>MeetingBank")
+    assert max(map(len, shown.replace("&lt;", "<").replace("&gt;", ">").split("<wbr>"))) <= 15
 
 
 @pytest.mark.parametrize(

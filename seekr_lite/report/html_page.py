@@ -13,7 +13,7 @@ from html import escape
 from importlib.resources import files
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-LONGEST_WORD = 14  # characters of a name that stay together
+PIECES = re.compile(r"[^_ ]{1,14}[_ ]?|[_ ]", re.DOTALL)  # of a name, between which it may break
 LEVELS = 10  # shades of a cell; `page.css` has a class for each
 
 
@@ -25,8 +25,7 @@ def text(value: object) -> str:
 
 def breakable(names: str) -> str:
     """Names as HTML text; a long one may break, so that it does not widen the column that it heads."""
-    words = [re.findall(f".{{1,{LONGEST_WORD}}}", word, re.DOTALL) for word in names.split(" ")]
-    return " ".join("<wbr>".join(text(piece).replace("_", "_<wbr>") for piece in pieces) for pieces in words)
+    return "<wbr>".join(map(text, PIECES.findall(names)))
 
 
 def block(value: str, limit: int) -> str:
