@@ -67,7 +67,7 @@ def _figure(task: TaskHeads, name: str) -> str:
     return (
         f"<figure><figcaption><b>{name}</b>, up to {float(values.max()):.3g}<br><small>{MEANINGS[name]}</small>"
         f'</figcaption><div class="wide" role="group" tabindex="0" aria-label="{text(label)}, heatmap">'
-        f"{heatmap(label, shades(values).tolist(), task.chosen)}</div></figure>"
+        f"{heatmap(label, shades(values).nan_to_num(0.0).tolist(), task.chosen)}</div></figure>"
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EMBEDDED = 2000  # predictions in the page, at most, divided among the evaluations
 PER_TASK = 200  # rows of a task, at most
 PROMPT_CHARACTERS, ANSWER_CHARACTERS = 900, 600
+HEAD = "".join(f'<th scope="col"><span class="unseen">{name}</span></th>' for name in ("round", "score", "prediction"))
 RIGHT, WRONG = 99.95, 0.05  # a score that shows as 100.0, as 0.0
 
 
@@ -107,8 +108,7 @@ def _item(facts: RunFacts, row: Row) -> str:
     return (
         f'<li data-task="{row.task}" data-fate="{" ".join(_fates(facts, row))}"><div><b class="name">{name}</b>'
         f"<p>{block(row.prompt, PROMPT_CHARACTERS)}</p></div><div><p><b>Reference</b> {references}</p>"
-        f'<table><caption class="unseen">Predictions, {name}</caption><thead class="unseen"><tr>'
-        '<th scope="col">round</th><th scope="col">score</th><th scope="col">prediction</th></tr></thead>'
+        f'<table><caption class="unseen">Predictions, {name}</caption><thead><tr>{HEAD}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div></li>"
     )
 

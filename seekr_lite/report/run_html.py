@@ -105,7 +105,7 @@ def _recipe(facts: RunFacts) -> str:
 
 def _versions(facts: RunFacts) -> str:
     rows = [[text(package), text(version)] for package, version in facts.run.folder.record.versions.items()]
-    return table(["package", "version"], rows, "What made the run, when it began")
+    return table(["package", "version"], rows, "What began the run")
 
 
 def _footer(facts: RunFacts) -> str:
