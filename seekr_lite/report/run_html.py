@@ -105,7 +105,7 @@ def _recipe(facts: RunFacts) -> str:
 
 def _versions(facts: RunFacts) -> str:
     rows = [[text(package), text(version)] for package, version in facts.run.folder.record.versions.items()]
-    return table(["package", "version"], rows, "What began the run")
+    return table(["package", "version"], rows, "Versions when the run began")
 
 
 def _footer(facts: RunFacts) -> str:
