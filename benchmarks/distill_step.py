@@ -56,7 +56,7 @@ from benchmarks.official_attention import (
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.divergence import MapShape, attention_divergence
 from seekr_lite.attention.tap import AttentionCall, HeadPairs, select_heads, tap
-from seekr_lite.base import Base, keep_trainable
+from seekr_lite.base import Base, checkpoint_activations, keep_trainable
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.files import write_text
@@ -271,7 +271,7 @@ def prepared(adapters: AdapterSequence, checkpointing: bool, attention: Attentio
     for parameter in adapters.trainable_parameters():
         parameter.grad = None
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model)
     else:
         model.gradient_checkpointing_disable()
     with attention(model):

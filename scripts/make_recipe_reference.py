@@ -53,6 +53,8 @@ def allowed(field: dict[str, Any]) -> str:
     if field["type"] == "array":
         items = field.get("prefixItems") or [field["items"]]
         return f"list of {allowed(items[0])}"
+    if field["type"] == "object":
+        return "table"
     names = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {field[name]:g}" for name, sign in bounds.items() if name in field and field[name] < ENDLESS]

@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.hub_code import guard_against_hub_code
+
 if TYPE_CHECKING:
     from seekr_lite.data.task import Example, Task
     from seekr_lite.errors import UserError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from seekr_lite.head_study import score_task_heads
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
+    from seekr_lite.methods.method import Method
+    from seekr_lite.methods.registry import register_method
     from seekr_lite.recipe import Recipe
     from seekr_lite.runner import Run, open_run, run
 
@@ -27,12 +31,14 @@ _HOMES = {
     "Example": "seekr_lite.data.task",
     "Heads": "seekr_lite.heads",
     "Learner": "seekr_lite.learner",
+    "Method": "seekr_lite.methods.method",
     "Recipe": "seekr_lite.recipe",
     "Run": "seekr_lite.runner",
     "Scoreboard": "seekr_lite.evaluation.scoreboard",
     "Task": "seekr_lite.data.task",
     "UserError": "seekr_lite.errors",
     "open_run": "seekr_lite.runner",
+    "register_method": "seekr_lite.methods.registry",
     "run": "seekr_lite.runner",
     "score_task_heads": "seekr_lite.head_study",
 }
@@ -41,15 +47,20 @@ __all__ = [
     "Example",
     "Heads",
     "Learner",
+    "Method",
     "Recipe",
     "Run",
     "Scoreboard",
     "Task",
     "UserError",
     "open_run",
+    "register_method",
     "run",
     "score_task_heads",
 ]
+
+
+guard_against_hub_code()
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ B_0 A_0 + B_1 A_1 = [B_0 B_1] [A_0; A_1].
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,10 @@ class AdapterSequence:
         self._slot_rank = 0
         self._active = [STUDENT]
         try:
-            self.model = get_peft_model(base.model, self._config(settings.rank, settings.dropout), adapter_name=STUDENT)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that has a newer one
+                config = self._config(settings.rank, settings.dropout)
+                self.model = get_peft_model(base.model, config, adapter_name=STUDENT)
         except ValueError as error:
             raise UserError(f"adapter.targets {settings.targets!r}: {error}") from None
         self._set_dtype(STUDENT)

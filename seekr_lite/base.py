@@ -118,6 +118,13 @@ def keep_trainable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Activations are computed again in the backward pass. Not re-entrant: the tap could not follow (`tap.py`)."""
+    # The older name warns in transformers that has the newer one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def quantization_config(quantization: str, dtype: torch.dtype) -> Any:
     """bitsandbytes' configuration: 4 bits with double quantisation (QLoRA, arXiv 2305.14314), 8 bits, or None."""
     from transformers import BitsAndBytesConfig

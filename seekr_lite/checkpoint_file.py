@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from seekr_lite.errors import UserError
-from seekr_lite.files import new_file
+from seekr_lite.files import new_file, write_tensors, writing
 from seekr_lite.training_state import Checkpoints, TrainingState
+
+
+class DamagedCheckpoint(UserError):
+    """The file of a checkpoint is not what was written."""
 
 
 class CheckpointFile(Checkpoints):
@@ -20,10 +25,13 @@ class CheckpointFile(Checkpoints):
     Args:
         steps: save every so many steps of a stage; None: never for that reason.
         minutes: save when so many minutes have passed since the last time; None: never for that reason.
+        say: tells the reader of a damaged one.
     """
 
-    def __init__(self, path: Path, steps: int | None, minutes: float | None) -> None:
+    def __init__(self, path: Path, steps: int | None, minutes: float | None, say: Callable[[str], None]) -> None:
         self.path = path
+        self.aside = path.with_name("checkpoint.damaged.safetensors")
+        self.say = say
         self.steps = steps
         self.minutes = minutes
         self._last = time.monotonic()
@@ -34,42 +42,62 @@ class CheckpointFile(Checkpoints):
         return every or late
 
     def save(self, state: TrainingState) -> None:
-        from safetensors.torch import save_file
-
+        """Raises `Stopped` where it cannot be written; the state before is then kept."""
         values = json.dumps(asdict(replace(state, tensors={})))
         digest = _digest(state.tensors, values)
         with new_file(self.path) as temporary:
-            save_file(state.tensors, temporary, metadata={"state": values, "sha256": digest})
+            write_tensors(temporary, state.tensors, {"state": values, "sha256": digest})
         self._last = time.monotonic()
 
     def load(self, stage: int) -> TrainingState | None:
-        """The state inside stage `stage`; None where there is none, or it is of another stage.
+        """The state inside stage `stage`; None where there is none, it is of another stage, or it is damaged.
+
+        A damaged one is put aside and told: its stage is learned again from its start, to the same result.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file cannot be read, which is no damage of it.
+        """
+        try:
+            state = self.read()
+        except DamagedCheckpoint as error:
+            with writing(self.aside):
+                self.path.replace(self.aside)
+            self.say(
+                f"{error}. It is now {self.aside.name}. Lost are the steps done so far of the task that was being "
+                "learned: they are done again, from the last finished task, to the same result"
+            )
+            return None
+        return state if state is not None and state.stage == stage else None
+
+    def read(self) -> TrainingState | None:
+        """The state, of whatever stage; None where there is none.
+
+        Raises:
+            DamagedCheckpoint: the file is not what was written.
+            UserError: it cannot be read.
         """
         if not self.path.is_file():
             return None
-        try:
-            from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError, safe_open
 
+        try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             values: dict[str, Any] = json.loads(metadata["state"])
             if _digest(tensors, metadata["state"]) != metadata["sha256"]:
                 raise ValueError("its content does not match its checksum")
-            state = TrainingState(**(values | {"tensors": tensors}))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.path}: this checkpoint is damaged ({error}); delete it, and the run goes on from the last "
-                "finished task"
-            ) from None
-        return state if state.stage == stage else None
+            return TrainingState(**(values | {"tensors": tensors}))
+        except OSError as error:
+            raise UserError(f"{self.path}: this checkpoint cannot be read: {error.strerror or error}") from None
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{self.path}: this checkpoint is damaged ({error})") from None
 
     def forget(self) -> None:
         """Deletes the state: its stage is finished."""
-        self.path.unlink(missing_ok=True)
+        with writing(self.path):
+            self.path.unlink(missing_ok=True)
+            self.aside.unlink(missing_ok=True)
         self._last = time.monotonic()
 
 

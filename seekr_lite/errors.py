@@ -9,6 +9,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+class Stopped(UserError):
+    """The run cannot go on as things are; what is done is kept, and it goes on once the cause is gone. Ends with 3."""
+
+    exit_code = 3
+
+
 class Interrupted(Exception):
     """The run stopped in a way that the same command resumes. Commands end with `exit_code`: 3, or 130 for Ctrl-C."""
 

@@ -1,9 +1,14 @@
-"""Files that are whole or not there: written beside their place, synced, moved into it. JSON and safetensors only."""
+"""Files that are whole or not there: written beside their place, synced, moved into it. JSON and safetensors only.
+
+What cannot be written is told in `writing`, for every file of a run.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,23 +16,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seekr_lite.errors import UserError
+from seekr_lite.errors import Stopped, UserError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around everything that writes a file of a run.
+
+    Raises:
+        Stopped: the block could not write: what the operating system says, and how to go on.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            way = "Free some room"
+        elif error.errno in NOT_ALLOWED:
+            way = "Allow writing there"
+        else:
+            way = "See to it that it can be written"
+        raise Stopped(
+            f"{path}: cannot be written: {error.strerror or error}. {way} and run the same command: everything "
+            "recorded so far is kept, and it goes on from there"
+        ) from None
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; it takes `path`'s place when the block ends well."""
+    """Gives a temporary path beside `path`; it takes `path`'s place when the block ends well.
+
+    Raises:
+        Stopped: it cannot be written.
+    """
+    with writing(path), _in_place_of(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _sync(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -36,7 +75,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def user_file(path: str | Path) -> Iterator[Path]:
     """`new_file` for a file that the user named. Raises `UserError` where it cannot be written."""
     try:
-        with new_file(Path(path)) as temporary:
+        with _in_place_of(Path(path)) as temporary:
             yield temporary
     except OSError as error:
         raise UserError(f"{path}: this file cannot be written: {error.strerror or error}") from None
@@ -44,18 +83,31 @@ def user_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`; it takes `path`'s place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():  # left behind by a stop before it was recorded
-            shutil.rmtree(path)
-        temporary.rename(path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Gives a temporary folder, for files, beside `path`; it takes `path`'s place when the block ends well.
+
+    Raises:
+        Stopped: it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
+            temporary.chmod(0o755)
+            if path.exists():  # left behind by a stop before it was recorded
+                shutil.rmtree(path)
+            temporary.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Adds to a file that may end in the middle of a line after a stop. Raises `Stopped` where it cannot be written."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,7 +116,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(values))
+
+
+def json_text(values: Any) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, at a temporary path. Raises `OSError`, whose words safetensors keeps, but not its number."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from None
 
 
 def read_json(path: Path) -> Any:
@@ -88,7 +156,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: this file of the run is damaged: {error}") from None
 
 
-def _sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

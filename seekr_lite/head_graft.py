@@ -174,7 +174,7 @@ def _chosen_heads(folder: RunFolder, tasks: Sequence[str], listener: Listener) -
         return {task: heads.of(task).chosen for task in tasks}
     from seekr_lite.runner import Run
 
-    run = Run(folder)
+    run = Run(folder.path)
     return {
         task: score_task_heads(run.recipe, task, run=run, after=task, listener=listener).heads.of(task).chosen
         for task in tasks

@@ -12,12 +12,14 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
-from seekr_lite.base import Base, load_base
+from seekr_lite.bad_steps import StepRows, stopped_by, stops
+from seekr_lite.base import Base, checkpoint_activations, load_base
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
@@ -28,7 +30,7 @@ from seekr_lite.methods.memory import ReplayRow, choose_samples
 from seekr_lite.methods.method import Method, TaskState
 from seekr_lite.methods.registry import method_class
 from seekr_lite.methods.schedule import plan_epoch, steps_per_epoch
-from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.micro_batches import MicroBatches, random_states, restore_random_states
 from seekr_lite.optimizers import make_optimizer
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
@@ -83,7 +85,7 @@ class Learner:
         self.memory: list[tuple[Example, ...]] = []  # by task
         self._results: dict[tuple[int | None, int], TaskResult] = {}  # (adapter, task)
         if recipe.train.checkpointing:
-            self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(self.base.model)
 
     # ------------------------------------------------------------------ learning
 
@@ -92,6 +94,11 @@ class Learner:
 
         Args:
             checkpoints: keeps the state inside the task, and offers the one of a run that was stopped.
+
+        Raises:
+            UserError: there is nothing to learn from, or not even one row fits into memory.
+            Stopped: too many steps in a row whose loss or gradient is not finite.
+            Interrupted: a stop was asked for.
         """
         if len(tasks) != 1 and not self.method.joint:
             raise UserError(f'the method "{self.method.name}" learns one task at a time; call learn() for each')
@@ -128,7 +135,7 @@ class Learner:
         settings, replay = self.recipe.train, self.recipe.method
         seed = self.recipe.run.seed
         rows = self._encode([row for task in tasks for row in task.train])
-        old = self._replay_rows() if replay.replay_weight else []
+        old = self._replay_rows() if self.method.replays and replay.replay_weight else []
         epochs = self._epochs(tasks)
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
@@ -153,28 +160,42 @@ class Learner:
                 self.micro_batches.tokens = state.micro_batch_tokens
                 advance(position.steps)
             before = position.seconds
-            log = StepLog(self.listener, stage, tasks[0].name, position.steps)
+            log = StepLog(self.listener, stage, tasks[0].name)
+
+            def keep() -> None:
+                position.seconds = before + time.monotonic() - started
+                tokens = self.micro_batches.tokens
+                checkpoints.save(capture(stage, position, parameters, optimizer, scheduler, tokens))
+
             while position.epoch < epochs:
                 steps = plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order)
                 for step in steps[position.done :]:
                     rate = float(scheduler.get_last_lr()[0])
+                    draws = random_states()
                     terms = gradients(step, rows, old, with_norms=position.steps % GRADIENT_NORMS_EVERY == 0)
                     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip_norm)
-                    log.add(step, position.epoch, rate, norm, terms)
+                    named = partial(StepRows.of, step, tasks, self.tasks, old)
+                    if log.add(position.steps + 1, position.epoch, rate, norm, terms, named):
+                        position.bad_steps = 0
+                    else:
+                        # Without gradients the step below changes neither weights nor moments.
+                        optimizer.zero_grad(set_to_none=True)
+                        in_a_row = position.bad_steps + 1
+                        if stops(settings, in_a_row, total):
+                            restore_random_states(draws)
+                            keep()  # as it was before this step, which is the next one of a run that goes on
+                            raise stopped_by(log.task, position.steps + 1, in_a_row, total, named(), settings)
+                        position.bad_steps = in_a_row
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad(set_to_none=True)
                     position.done += 1
                     position.steps += 1
                     if self.stop.requested or checkpoints.due(position.steps):
-                        log.flush()
-                        position.seconds = before + time.monotonic() - started
-                        tokens = self.micro_batches.tokens
-                        checkpoints.save(capture(stage, position, parameters, optimizer, scheduler, tokens))
+                        keep()
                         self.stop.check()
                     advance(1)
                 position.epoch, position.done, position.order = position.epoch + 1, 0, order.getstate()
-            log.flush()
         self.adapters.model.eval()
         position.seconds = before
         return position
@@ -186,7 +207,7 @@ class Learner:
         return math.ceil(visits / sum(len(task.train) for task in tasks))
 
     def _choose_memory(self, stage: int, tasks: Sequence[Task]) -> tuple[Example, ...]:
-        if not self.method.replays:
+        if not (self.method.replays or self.method.keeps_samples):
             return ()
         settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
         generator = generator_for(self.recipe.run.seed, "memory", stage)

@@ -7,10 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from seekr_lite.errors import UserError
+from seekr_lite.files import writing
 
 LOCK_FILE = ".lock"
 
@@ -23,21 +24,25 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         UserError: another process works in the folder.
+        Stopped: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without a buffer, so that closing has nothing left to write.
+        file = (folder / LOCK_FILE).open("ab+", buffering=0)
+    with file:
         if not _take(file):
             file.seek(0)
             raise UserError(
                 f"{folder}: another process works in this folder ({_holder(file.read())}); wait, or stop it"
             )
-        file.truncate(0)
-        file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}))
-        file.flush()
+        with writing(folder / LOCK_FILE):
+            file.truncate(0)
+            file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}).encode())
         yield
 
 
-def _take(file: IO[str]) -> bool:
+def _take(file: FileIO) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows: no such lock; two processes are not kept apart
@@ -51,7 +56,7 @@ def _take(file: IO[str]) -> bool:
     return True
 
 
-def _holder(text: str) -> str:
+def _holder(text: bytes) -> str:
     try:
         values = json.loads(text)
         return f"process {values['process']} on {values['machine']}"

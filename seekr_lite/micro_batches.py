@@ -17,6 +17,7 @@ from seekr_lite.errors import UserError
 from seekr_lite.progress import Listener
 
 Result = TypeVar("Result")
+RandomStates = tuple[torch.Tensor, torch.Tensor | None]  # of the host and of the device
 
 # What a pass costs whatever it holds, in tokens. A pass dequantises each weight: some 4.5 bytes of traffic, beside 2
 # operations a token. A consumer GPU (1 TB/s, 70 to 160 TFLOPS) passes 160 to 370 tokens in that time; a CPU with two
@@ -45,7 +46,7 @@ class MicroBatches:
             UserError: not even one row fits.
         """
         while True:
-            random_states = _random_states()
+            before = random_states()
             try:
                 return step()
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -54,7 +55,7 @@ class MicroBatches:
             # Outside of the `except` block, whose traceback holds on to the tensors of the step.
             undo()
             self._shrink(len(lengths), max(lengths))
-            _restore_random_states(random_states)
+            restore_random_states(before)
 
     def _shrink(self, rows: int, largest: int) -> None:
         if torch.cuda.is_available():
@@ -76,11 +77,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on a CPU
 
 
-def _random_states() -> tuple[torch.Tensor, torch.Tensor | None]:
+def random_states() -> RandomStates:
+    """Where torch's random numbers stand."""
     return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
 
-def _restore_random_states(states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+def restore_random_states(states: RandomStates) -> None:
+    """Lets the random numbers come again that came since."""
     cpu, cuda = states
     torch.set_rng_state(cpu)
     if cuda is not None:

@@ -119,6 +119,12 @@ class TrainSettings(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="After the warm-up.")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Share of a task's steps that warm up.")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest norm of a step's gradient.")
+    on_bad_loss: Literal["skip", "stop"] = Field(
+        "skip",
+        description="A step whose loss or gradient is not finite never changes the adapter. skip: its rows are named "
+        "in the log, and training goes on. stop: the run stops.",
+    )
+    bad_steps_limit: Positive = Field(3, description="So many such steps in a row stop the run (skip).")
     checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: far less memory, about a third slower."
     )
@@ -127,7 +133,11 @@ class TrainSettings(Section):
 class MethodSettings(Section):
     """`[method]`: how old tasks are kept. Keys that a method does not use are ignored by it."""
 
-    name: str = Field("seekr", min_length=1, description="sequential, replay, derpp, seekr, joint or isolated.")
+    name: str = Field(
+        "seekr",
+        min_length=1,
+        description="sequential, replay, derpp, seekr, joint or isolated; or one of your own (docs/extending.md).",
+    )
     replay_fraction: Fraction = Field(0.01, description="Share of a task's training rows kept; at least one row.")
     replay_choice: Literal["random", "first"] = Field("random", description="first is what the official code does.")
     replay_passes: Annotated[float, Field(gt=0, le=10_000)] = Field(
@@ -158,6 +168,9 @@ class MethodSettings(Section):
     accumulate: Literal["sum_of_products", "product_of_sums"] = Field(
         "sum_of_products",
         description="How importance adds up over tasks: the official code's way, or the paper's.",
+    )
+    options: dict[str, bool | int | float | str] = Field(
+        {}, description="A method's own settings, where it has some beside these: `options = { strength = 0.5 }`."
     )
 
 
@@ -307,6 +320,8 @@ def _tuples(value: Any) -> Any:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str):

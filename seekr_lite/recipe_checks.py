@@ -9,7 +9,7 @@ from typing import Any
 
 from seekr_lite.data.task import check_task_name
 from seekr_lite.errors import UserError
-from seekr_lite.methods.registry import METHODS
+from seekr_lite.methods.registry import METHODS, method_names
 
 FORMATS_WITH_PATH = ("trace", "superni", "jsonl", "datasets")
 
@@ -61,9 +61,9 @@ def _check_method(method: Mapping[str, Any]) -> list[Problem]:
     from seekr_lite.recipe_errors import nearest
 
     name = method.get("name", "seekr")
-    if not isinstance(name, str) or name in METHODS:
+    if not isinstance(name, str) or name in METHODS or name in (known := method_names()):
         return []
-    message = f'no method is called "{name}"{nearest(name, METHODS)}; allowed: {", ".join(METHODS)}'
+    message = f'no method is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
     return [Problem("method", "name", message)]
 
 

@@ -17,8 +17,20 @@ from seekr_lite.checkpoint_file import CheckpointFile
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.evaluate import Prediction, PredictionDraft
-from seekr_lite.files import new_file, new_folder, read_json, read_tensors, write_json, write_text
+from seekr_lite.files import (
+    append_text,
+    json_text,
+    new_file,
+    new_folder,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+    writing,
+)
 from seekr_lite.lock import LOCK_FILE
+from seekr_lite.progress import Listener
 from seekr_lite.run_record import (
     EvaluationRecord,
     RunRecord,
@@ -56,17 +68,24 @@ class RunFolder:
     @classmethod
     def check_free(cls, path: Path) -> None:
         """Raises `UserError` where `path` is something else than a run, an empty folder, or nothing."""
-        if path.exists() and not path.is_dir():
-            raise UserError(f"run.output {path}: this is a file; name a folder")
-        # Hidden files are our own: a lock, or what a stop left behind before there was a run.
-        if path.is_dir() and any(not one.name.startswith(".") for one in path.iterdir()) and not cls.is_run(path):
-            raise UserError(
-                f"run.output {path}: the folder is not empty and is not a run; name another one (--output), or empty it"
-            )
+        try:
+            if path.exists() and not path.is_dir():
+                raise UserError(f"run.output {path}: this is a file; name a folder")
+            # Hidden files are our own: a lock, or what a stop left behind before there was a run.
+            taken = path.is_dir() and any(not one.name.startswith(".") for one in path.iterdir())
+            if taken and not cls.is_run(path):
+                raise UserError(
+                    f"run.output {path}: the folder is not empty and is not a run; name another one (--output), or "
+                    "empty it"
+                )
+        except OSError as error:
+            raise UserError(f"run.output {path}: this folder cannot be read: {error.strerror or error}") from None
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
-        path.mkdir(parents=True, exist_ok=True)
+        """Raises `Stopped` where it cannot be written."""
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         record = RunRecord(recipe.method.name, recipe.run.seed, versions(), recipe.to_toml())
         folder = cls(path, record)
         folder.write_recipe(recipe)
@@ -96,17 +115,21 @@ class RunFolder:
         write_record(self.path / RUN_FILE, self.record)
 
     def clean(self) -> None:
-        """Removes what a stop left half-written; only for the process that holds the lock."""
-        for leftover in self.path.rglob(".*"):
-            if leftover.name == LOCK_FILE:
-                continue
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        """Removes what a stop left half-written; only for the process that holds the lock.
 
-        for one in self.record.evaluations:
-            self.prediction_draft(one.after, one.task).path.unlink(missing_ok=True)
+        Raises:
+            Stopped: the folder cannot be written.
+        """
+        with writing(self.path):
+            for leftover in self.path.rglob(".*"):
+                if leftover.name == LOCK_FILE:
+                    continue
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+            for one in self.record.evaluations:
+                self.prediction_draft(one.after, one.task).path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ checksums
 
@@ -137,15 +160,13 @@ class RunFolder:
     def save_stage(
         self, name: str, tasks: list[Task], learned: Learned, config: dict[str, Any], state_folder: str | None
     ) -> None:
-        """Writes a stage's adapter, memory and method state, then records it."""
-        from safetensors.torch import save_file
-
+        """Writes a stage's adapter, memory and method state, then records it. Raises `Stopped` where it cannot."""
         from seekr_lite.report.model_card import model_card
 
         with new_folder(self.path / "adapters" / name) as folder:
-            save_file(learned.snapshot.weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-            write_json(folder / "adapter_config.json", config)
-            write_text(folder / "README.md", model_card(name, tasks, config, self.record))
+            write_tensors(folder / "adapter_model.safetensors", learned.snapshot.weights, {"format": "pt"})
+            (folder / "adapter_config.json").write_text(json_text(config), encoding="utf-8")
+            (folder / "README.md").write_text(model_card(name, tasks, config, self.record), encoding="utf-8")
         self._note(*sorted((self.path / "adapters" / name).iterdir()))
         if learned.samples:
             lines = [json.dumps(_example_values(row), ensure_ascii=False) for row in learned.samples]
@@ -154,20 +175,30 @@ class RunFolder:
         if learned.state is not None and state_folder:
             target = self.path / state_folder / f"{name}.safetensors"
             with new_file(target) as temporary:
-                save_file(learned.state.tensors, temporary)
+                write_tensors(temporary, learned.state.tensors)
             write_json(target.with_suffix(".json"), learned.state.values)
             self._note(target, target.with_suffix(".json"))
         self.record.stages.append(StageRecord(name, [t.name for t in tasks], learned.steps, learned.seconds))
         self.save()
 
     def load_stage(self, index: int, state_folder: str | None) -> Learned:
-        """Reads back a stage. Raises `UserError` naming the file that is missing or damaged."""
+        """Reads back a stage. Raises `UserError`: which file is missing or damaged, what is lost, how to mend it."""
         from seekr_lite.learner import Learned
         from seekr_lite.methods.method import TaskState
 
         stage = self.record.stages[index]
-        state = TaskState(*self.load_state(index, state_folder)) if state_folder else None
-        return Learned(self.load_snapshot(index), self.load_samples(index), state, stage.steps, stage.seconds)
+        try:
+            state = TaskState(*self.load_state(index, state_folder)) if state_folder else None
+            return Learned(self.load_snapshot(index), self.load_samples(index), state, stage.steps, stage.seconds)
+        except UserError as error:
+            later = [task for one in self.record.stages[index + 1 :] for task in one.tasks]
+            raise UserError(
+                f"{error}\nWithout it the run cannot go on: it is a part of what was learned of "
+                f"{', '.join(stage.tasks)}"
+                + (f", on which {', '.join(later)} may rest" if later else "")
+                + ". Everything else is kept. Put the file back from a copy and run the same command, or learn anew "
+                "with --fresh (which moves this folder aside)"
+            ) from None
 
     def load_samples(self, index: int) -> tuple[Example, ...]:
         """The replay samples of a stage; empty where its method keeps none."""
@@ -217,12 +248,11 @@ class RunFolder:
         weights = read_tensors(folder / "adapter_model.safetensors")
         return Snapshot(weights, int(config["r"]), float(config["lora_alpha"]))
 
-    def checkpoints(self, recipe: Recipe) -> CheckpointFile:
-        """The state inside a task."""
-        settings = recipe.run
-        return CheckpointFile(
-            self.path / "checkpoint.safetensors", settings.checkpoint_steps, settings.checkpoint_minutes
-        )
+    def checkpoints(self, recipe: Recipe, listener: Listener | None = None) -> CheckpointFile:
+        """The state inside a task; `listener` hears where it is damaged."""
+        settings, path = recipe.run, self.path / "checkpoint.safetensors"
+        say = (listener or Listener()).say
+        return CheckpointFile(path, settings.checkpoint_steps, settings.checkpoint_minutes, say)
 
     # ------------------------------------------------------------------ evaluations
 
@@ -248,7 +278,9 @@ class RunFolder:
         self._note(self.predictions_path(after, task))
         self.record.evaluations.append(EvaluationRecord(after, task, result.score, result.nll))
         self.save()
-        self.prediction_draft(after, task).path.unlink(missing_ok=True)
+        draft = self.prediction_draft(after, task).path
+        with writing(draft):
+            draft.unlink(missing_ok=True)
 
     def load_predictions(self, after: int | None, task: str) -> list[Prediction]:
         """The predictions of a finished evaluation. Raises `UserError` where they are missing or damaged."""
@@ -350,9 +382,9 @@ class DraftFile(PredictionDraft):
             json.dumps({"row": row, "prompt": prompt, "prediction": text}, ensure_ascii=False)
             for row, (prompt, text) in predictions.items()
         ]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" + "\n".join(lines) + "\n")  # the first break ends a line that a stop has cut
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        append_text(self.path, "\n" + "\n".join(lines) + "\n")  # the first break ends a line that a stop has cut
 
 
 def versions() -> dict[str, str]:

@@ -50,6 +50,7 @@ class RunRecord:
 
 
 def write_record(path: Path, record: RunRecord) -> None:
+    """Raises `Stopped` where it cannot be written; the record before is then kept."""
     values = asdict(record)
     values["files"] = dict(sorted(record.files.items()))
     write_text(path, _text(values | {CHECKSUM: _checksum(values)}))
@@ -74,9 +75,12 @@ def read_record(path: Path) -> RunRecord:
 
 
 def file_checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes. Raises `UserError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: this file of the run cannot be read: {error.strerror or error}") from None
 
 
 def text_checksum(text: str) -> str:

@@ -13,6 +13,7 @@ from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.files import append_text, writing
 from seekr_lite.lock import locked
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from seekr_lite.loaded_model import LoadedModel
     from seekr_lite.replay_store import TaskStore
 
-# Keys that cannot change what is learned: they may differ when a run goes on.
+# Keys that do not change what is learned (but for steps from which nothing can be): they may differ when a run goes on.
 HARMLESS_KEYS = {
+    "train.on_bad_loss",
+    "train.bad_steps_limit",
     "run.output",
     "run.memory_limit_gb",
     "run.checkpoint_minutes",
@@ -37,53 +40,49 @@ HARMLESS_KEYS = {
 
 
 class Run:
-    """A run on disk: its scores, its recipe, its models, and the next task."""
+    """A run on disk, as it is now: its scores, its recipe, its models, and the next task."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-
-    @property
-    def path(self) -> Path:
-        return self._folder.path
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @property
     def recipe(self) -> Recipe:
-        return self._folder.recipe()
+        return self.folder.recipe()
 
     @property
     def tasks(self) -> list[str]:
         """The tasks learned so far."""
-        return [task for stage in self._folder.record.stages for task in stage.tasks]
+        return [task for stage in self.folder.record.stages for task in stage.tasks]
 
     @property
     def scores(self) -> Scoreboard:
         """The scoreboard. Raises `UserError` where the run has not ended."""
-        return Scoreboard.from_json(self._folder.load_scores())
+        return Scoreboard.from_json(self.folder.load_scores())
 
     @property
     def folder(self) -> RunFolder:
-        """The files of the run."""
-        return self._folder
+        """The files of the run; read anew each time, since the run may have gone on, here or elsewhere."""
+        return RunFolder.open(self.path)
 
     @property
     def heads(self) -> Heads:
         """What the run knows of its attention heads. Raises `UserError` where its method scored none."""
         from seekr_lite.heads import Heads
 
-        return Heads.of_run(self._folder)
+        return Heads.of_run(self.folder)
 
     @property
     def replay_store(self) -> list[TaskStore]:
         """What the past costs on disk, by task: bytes of replay text and of adapters, apart."""
         from seekr_lite.replay_store import replay_store
 
-        return replay_store(self._folder)
+        return replay_store(self.folder)
 
     def graft_heads(self, task: str | None = None, listener: Listener | None = None) -> list[GraftResult]:
         """How much of an old task's loss comes back with its old attention maps; by default of every old task."""
         from seekr_lite.head_graft import graft_heads
 
-        return graft_heads(self._folder, task, listener)
+        return graft_heads(self.folder, task, listener)
 
     def save_report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one HTML file that needs nothing else; by default `report.html` in its folder.
@@ -107,10 +106,10 @@ class Run:
         """The base with the adapter after task `after` (by default the last), ready to generate."""
         from seekr_lite.loaded_model import LoadedModel
 
-        return LoadedModel.of_run(self._folder, after)
+        return LoadedModel.of_run(self.folder, after)
 
     def learn(self, task: Task, epochs: int | None = None, listener: Listener | None = None) -> Run:
-        """Learns one more task, handed over from Python, and evaluates the run again.
+        """Learns one more task, handed over from Python, and evaluates the run again; returns this run.
 
         Args:
             task: its rows are kept in the run folder, so that the run can be taken up without them.
@@ -137,7 +136,7 @@ class Run:
 
 def open_run(path: str | Path) -> Run:
     """Opens a run folder. Raises `UserError` where there is none."""
-    return Run(RunFolder.open(path))
+    return Run(RunFolder.open(path).path)
 
 
 def run(
@@ -160,6 +159,7 @@ def run(
 
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
+        Stopped: a file cannot be written, or too many losses are not finite; once mended, it goes on from there.
         Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
     """
     from seekr_lite.base import choose_device, limit_memory, load_base
@@ -199,7 +199,7 @@ def run(
         for damaged in folder.forget_damaged_evaluations():
             listeners.say(f"{damaged}: damaged or missing; this evaluation is made again")
         carry_on(folder, learner, sequence, listeners)
-    return Run(folder)
+    return Run(path)
 
 
 def move_aside(path: Path) -> Path:
@@ -208,7 +208,8 @@ def move_aside(path: Path) -> Path:
         number = 1
         while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
             number += 1
-        path.rename(aside)
+        with writing(aside):
+            path.rename(aside)
     return aside
 
 
@@ -217,7 +218,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     joint, recipe = learner.method.joint, learner.recipe
     stages = [tasks] if joint else [[task] for task in tasks]
     evaluations = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
-    checkpoints = folder.checkpoints(recipe)
+    checkpoints = folder.checkpoints(recipe, listener)
     evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
@@ -356,15 +357,14 @@ class LogFile(Listener):
         import time
 
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
+        append_text(self.path, line + "\n")
 
 
 def cut_to_whole_lines(path: Path) -> None:
-    """Takes away the line that a stop has cut, if there is one."""
+    """Takes away the line that a stop has cut, if there is one. Raises `Stopped` where it cannot be written."""
     if not path.is_file():
         return
-    with path.open("rb+") as file:
+    with writing(path), path.open("rb+") as file:
         content = file.read()
         if not content.endswith(b"\n"):
             file.truncate(content.rfind(b"\n") + 1)

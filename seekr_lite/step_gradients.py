@@ -20,7 +20,7 @@ from seekr_lite.micro_batches import MicroBatches
 class TermValues:
     """Loss terms of a step: their values, and now and then the gradient norm of each weighted term.
 
-    They stay on the device until `numbers` asks for them, so that a step does not wait for the one before.
+    They stay on the device until `numbers` asks for all of them at once.
     """
 
     values: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -30,13 +30,13 @@ class TermValues:
         value = term.value.detach()
         self.values[term.name] = self.values[term.name] + value if term.name in self.values else value
 
-    def numbers(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Values and norms, in one wait for the device."""
-        tensors = [*self.values.values(), *self.norms.values()]
-        numbers = torch.stack([tensor.double() for tensor in tensors]).tolist() if tensors else []
+    def numbers(self, total_norm: torch.Tensor) -> tuple[dict[str, float], dict[str, float], float]:
+        """Values, norms, and the norm of the whole gradient, in one wait for the device."""
+        tensors = [*self.values.values(), *self.norms.values(), total_norm]
+        *numbers, total = torch.stack([tensor.double() for tensor in tensors]).tolist()
         split = len(self.values)
         values = dict(zip(self.values, numbers[:split], strict=True))
-        return values, dict(zip(self.norms, numbers[split:], strict=True))
+        return values, dict(zip(self.norms, numbers[split:], strict=True)), total
 
 
 class StepGradients:

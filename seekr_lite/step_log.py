@@ -1,4 +1,4 @@
-"""What is logged of each optimizer step, one step late: so no step waits for the numbers of the one before."""
+"""What is logged of each optimizer step."""
 
 from __future__ import annotations
 
@@ -7,57 +7,54 @@ from collections.abc import Callable
 
 import torch
 
-from seekr_lite.errors import UserError
-from seekr_lite.methods.schedule import Step
+from seekr_lite.bad_steps import StepRows
 from seekr_lite.progress import Listener
 from seekr_lite.step_gradients import TermValues
 
 
 class StepLog:
-    """Sends an event for each step of a task, and stops the run when a loss is not finite any more.
+    """Sends an event for each step of a stage.
 
-    Args:
-        stage, task: which stage it is, and its (first) task's name, for the message.
-        steps: how many are done already.
+    It waits for the device, once a step, for all numbers together: whether the step may change the student hangs on
+    them. (To ask for the numbers of the step before waits just as long: what is asked of a device comes after all work
+    that it has been given.)
     """
 
-    def __init__(self, listener: Listener, stage: int, task: str, steps: int = 0) -> None:
+    def __init__(self, listener: Listener, stage: int, task: str) -> None:
         self.listener = listener
         self.stage = stage
         self.task = task
-        self.steps = steps
-        self._waiting: Callable[[], None] | None = None
 
-    def add(self, step: Step, epoch: int, learning_rate: float, norm: torch.Tensor | float, terms: TermValues) -> None:
-        """Takes a step; sends the one before."""
-        before, number = self._waiting, self.steps + 1
-
-        def send() -> None:
-            values, norms = terms.numbers()
-            total = float(norm)
-            if not math.isfinite(total):
-                raise UserError(
-                    f"learning {self.task}: the loss is not finite any more (step {number}, rows "
-                    f"{list(step.new)[:8]}). Lower train.learning_rate or method.attention_weight, or compute in "
-                    "float32 (base.dtype)"
-                )
+    def add(
+        self,
+        number: int,
+        epoch: int,
+        learning_rate: float,
+        norm: torch.Tensor,
+        terms: TermValues,
+        rows: Callable[[], StepRows],
+    ) -> bool:
+        """Logs step `number`: its numbers, or, where they are not all finite, its rows. Returns whether they are."""
+        values, norms, total = terms.numbers(norm)
+        place = {"stage": self.stage, "step": number, "epoch": epoch}
+        if all(map(math.isfinite, (total, *values.values()))):
+            norms = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
             self.listener.event(
                 "step",
-                stage=self.stage,
-                step=number,
-                epoch=epoch,
+                **place,
                 learning_rate=learning_rate,
                 gradient_norm=total,
                 **values,
                 **({"term_gradient_norms": norms} if norms else {}),
             )
-
-        self.steps, self._waiting = number, send
-        if before is not None:
-            before()
-
-    def flush(self) -> None:
-        """Sends the last step."""
-        if self._waiting is not None:
-            self._waiting()
-            self._waiting = None
+            return True
+        named = rows()
+        # As text: JSON has no numbers that are not finite.
+        shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        self.listener.event(
+            "bad_step", **place, gradient_norm=str(total), **shown, rows=named.new, replayed=named.replay
+        )
+        self.listener.say(
+            f"learning {self.task}: step {number} is left out, since its loss or gradient is not finite ({named})"
+        )
+        return False

@@ -16,13 +16,15 @@ class TrainingState:
     """Tensors for safetensors, on the host, and plain values for JSON.
 
     stage: which stage is being learned. epoch, done: the epoch, and how many of its steps are done; the epoch's plan
-    is drawn again from `order`, the state of the generator at its start. steps: of the whole stage. seconds: so far.
+    is drawn again from `order`, the state of the generator at its start. steps: of the whole stage. bad_steps: so many
+    steps in a row, up to here, were left out because they were not finite. seconds: so far.
     """
 
     stage: int
     epoch: int
     done: int
     steps: int
+    bad_steps: int
     seconds: float
     order: list[Any]
     micro_batch_tokens: int
@@ -38,6 +40,7 @@ class Position:
     epoch: int = 0
     done: int = 0
     steps: int = 0
+    bad_steps: int = 0
     seconds: float = 0.0
     order: Any = None
 
@@ -82,6 +85,7 @@ def capture(
         epoch=position.epoch,
         done=position.done,
         steps=position.steps,
+        bad_steps=position.bad_steps,
         seconds=position.seconds,
         order=_listed(position.order),
         micro_batch_tokens=micro_batch_tokens,
@@ -115,7 +119,7 @@ def restore(
     if torch.cuda.is_available() and f"{RANDOM}cuda" in state.tensors:
         torch.cuda.set_rng_state(state.tensors[f"{RANDOM}cuda"])
     order.setstate(_tupled(state.order))
-    return Position(state.epoch, state.done, state.steps, state.seconds, order.getstate())
+    return Position(state.epoch, state.done, state.steps, state.bad_steps, state.seconds, order.getstate())
 
 
 def _listed(value: Any) -> Any:

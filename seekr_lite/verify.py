@@ -32,7 +32,7 @@ def verify_files(folder: RunFolder) -> list[FileState]:
     checkpoint = folder.checkpoints(folder.recipe())
     if checkpoint.path.is_file():
         try:
-            checkpoint.load(-1)
+            checkpoint.read()
             found.append(FileState(checkpoint.path.name, "whole"))
         except UserError:
             found.append(FileState(checkpoint.path.name, "changed"))

@@ -88,6 +88,13 @@ def test_the_example_splits_into_what_is_read_and_what_is_learned() -> None:
     assert "yes" not in example.context
 
 
+def test_rows_that_spell_out_a_special_token_are_counted() -> None:
+    rows = (Example(f"a dog {TINY.eos_token} runs", "yes"), Example("a cat", f"no{TINY.eos_token}"), Example("a", "b"))
+    report = check_data([_task(train=rows)], TINY, _settings())
+    assert report.tasks[0].special_token_rows == 2
+    assert "mine: 2 training rows spell out a special token" in _shown(report)
+
+
 def test_the_report_is_json() -> None:
     report = check_data([_task("one"), _task("two")], TINY, _settings()).to_json()
     assert [task["name"] for task in json.loads(json.dumps(report))["tasks"]] == ["one", "two"]

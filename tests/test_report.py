@@ -226,16 +226,16 @@ def test_damaged_files_are_named_and_the_rest_is_shown(own_copy: Path) -> None:
 
 def hostile_copy(path: Path) -> sl.Run:
     """Predictions, prompts, references and the names of loss terms that would like to be something else."""
-    run = sl.open_run(path)
-    predictions = run.folder.predictions_path(1, "shade")
+    folder = sl.open_run(path).folder
+    predictions = folder.predictions_path(1, "shade")
     values = [{"prompt": HOSTILE, "prediction": HOSTILE, "reference": HOSTILE, "score": None}] * 2
     predictions.write_text("\n".join(map(json.dumps, values)) + "\n")
-    run.folder._note(predictions)
-    run.folder.record.versions["<b>"] = "<i>'\""
-    run.folder.save()
+    folder._note(predictions)
+    folder.record.versions["<b>"] = "<i>'\""
+    folder.save()
     event = {"event": "step", "time": 1.0, "stage": 0, "step": 1, "<script>x": 1.0, "gradient_norm": float("nan")}
     (path / "log.jsonl").write_text(json.dumps(event) + "\n")
-    return run
+    return sl.open_run(path)
 
 
 def test_hostile_texts_stay_texts(own_copy: Path) -> None:
@@ -299,6 +299,15 @@ def test_a_step_that_was_taken_again_counts_once(tmp_path: Path) -> None:
         None,
         (3, 9.0),
     ]
+
+
+def test_steps_that_were_left_out_are_counted(own_copy: Path) -> None:
+    with (own_copy / "log.jsonl").open("a") as log:
+        for step in (3, 3, 4):  # one was met again when the run went on
+            event = {"event": "bad_step", "time": 1.0, "stage": 1, "step": step, "cross_entropy": "nan"}
+            log.write(json.dumps(event) + "\n")
+    page = check_page(run_html(sl.open_run(own_copy)))
+    assert "2 steps were left out of learning" in page.sections["losses"]
 
 
 def test_means_are_of_the_stated_number_of_steps_and_of_one_task(tmp_path: Path) -> None:

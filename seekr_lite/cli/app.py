@@ -86,7 +86,6 @@ def say(text: str) -> None:
 
 def quiet_libraries() -> None:
     """Loading bars, advice and telemetry of the libraries are not the user's business."""
-    import logging
     import os
     import warnings
 
@@ -101,5 +100,3 @@ def quiet_libraries() -> None:
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
-    # On a CPU it says at every start that an optional kernel is not installed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

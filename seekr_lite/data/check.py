@@ -1,4 +1,5 @@
-"""Looks at tasks before they are learned: counts, lengths, truncation, duplicates, overlap, one rendered example."""
+"""Looks at tasks before they are learned: counts, lengths, truncation, duplicates, overlap, special tokens, one
+rendered example."""
 
 from __future__ import annotations
 
@@ -35,7 +36,11 @@ class RenderedExample:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What was found in a task."""
+    """What was found in a task.
+
+    special_token_rows: training rows that spell out a special token ("</s>"). They are read as that token: right for
+    text that somebody has put into a chat format, an accident elsewhere.
+    """
 
     name: str
     metric: str
@@ -49,6 +54,7 @@ class TaskReport:
     truncated_answers: int
     duplicate_prompts: int
     test_prompts_in_train: int
+    special_token_rows: int
     example: RenderedExample
 
 
@@ -78,6 +84,7 @@ def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskRepor
     rows = encode_task_rows(tokenizer, task.train, settings)
     prompts = [row.prompt for row in task.train]
     seen = set(prompts)
+    special = [token for token in tokenizer.all_special_tokens if token]
     return TaskReport(
         name=task.name,
         metric=task.metric,
@@ -91,6 +98,7 @@ def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskRepor
         truncated_answers=sum(r.truncated_answer_tokens > 0 for r in rows),
         duplicate_prompts=len(prompts) - len(seen),
         test_prompts_in_train=sum(row.prompt in seen for row in task.test),
+        special_token_rows=sum(any(token in row.prompt + row.answer for token in special) for row in task.train),
         example=_render(tokenizer, rows[0]),
     )
 

@@ -10,7 +10,7 @@ State is tensors and JSON by task (`task_state`, `load_task_state`), so that any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,12 +19,15 @@ import torch
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.errors import UserError
 from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
 from seekr_lite.methods.losses import cross_entropy_sum
 
 if TYPE_CHECKING:
     from seekr_lite.methods.memory import ReplayRow
     from seekr_lite.recipe import MethodSettings
+
+Option = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,36 @@ class Method:
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    replays: ClassVar[bool] = False  # keeps a memory and replays it
+    replays: ClassVar[bool] = False  # keeps samples of a task, and replays them
+    keeps_samples: ClassVar[bool] = False  # keeps them for `finish_task`, and does not replay them
     joint: ClassVar[bool] = False  # one stage of all tasks
     starts_from_previous: ClassVar[bool] = True  # adapter k goes on from adapter k-1
     looks_into_attention: ClassVar[bool] = False  # trains inside the tap
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
+    default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
 
     def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
         self.settings = settings
+        self.options = self._options()
         self.adapters = adapters
         self.seed = seed
+
+    def _options(self) -> dict[str, Option]:
+        """The recipe's `method.options` over the method's defaults. Raises `UserError` for what it does not know."""
+        from seekr_lite.recipe_errors import nearest
+
+        for key, value in self.settings.options.items():
+            if key not in self.default_options:
+                known = self.default_options
+                raise UserError(
+                    f'method.options: the method "{self.name}" has no option {key}{nearest(key, known)}; allowed: '
+                    + (", ".join(known) or "none")
+                )
+            default = self.default_options[key]
+            fits = type(value) is type(default) or (type(default) is float and type(value) is int)
+            if not fits:
+                raise UserError(f"method.options.{key} = {value!r}: give it a value like its default, {default!r}")
+        return {**self.default_options, **self.settings.options}
 
     @property
     def model(self) -> torch.nn.Module:

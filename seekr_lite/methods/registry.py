@@ -1,9 +1,15 @@
-"""The methods by name. A new method is one file in this folder and one line here."""
+"""The methods by name. A new method of the package is one file in this folder and one line here.
+
+Methods of others: a class under `@register_method`, in a notebook or script, or in an installed package that names it
+as an entry point of the group "seekr_lite.methods". A recipe only ever names a method; it brings no code.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from seekr_lite.methods.method import Method
@@ -16,10 +22,52 @@ METHODS: dict[str, str] = {
     "joint": "seekr_lite.methods.joint:Joint",
     "isolated": "seekr_lite.methods.isolated:Isolated",
 }
+GROUP = "seekr_lite.methods"
+
+MethodClass = TypeVar("MethodClass", bound="type[Method]")
+
+_registered: dict[str, type[Method]] = {}
+
+
+def register_method(method: MethodClass) -> MethodClass:
+    """A class decorator: recipes of this process can name the method. Registered anew (a cell run again), it replaces.
+
+    Raises:
+        UserError: the package has a method of that name.
+    """
+    from seekr_lite.errors import UserError
+
+    if method.name in METHODS:
+        raise UserError(f'the method "{method.name}" is one of the package; give yours another name')
+    _registered[method.name] = method
+    return method
+
+
+def method_names() -> list[str]:
+    """Every name that a recipe can use: the package's, the registered, the installed."""
+    return list(dict.fromkeys([*METHODS, *_registered, *_installed()]))
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method; its module is imported only now, so that recipes are read without torch."""
-    module, _, attribute = METHODS[name].partition(":")
-    found: type[Method] = getattr(import_module(module), attribute)
-    return found
+    """The class of a method; its module is imported only now, so that recipes are read without torch.
+
+    Raises:
+        UserError: no method has this name.
+    """
+    if name in METHODS:
+        module, _, attribute = METHODS[name].partition(":")
+        found: type[Method] = getattr(import_module(module), attribute)
+        return found
+    if name in _registered:
+        return _registered[name]
+    if name in _installed():
+        loaded: type[Method] = _installed()[name].load()
+        return loaded
+    from seekr_lite.errors import UserError
+
+    raise UserError(f'no method is called "{name}" here; import what registers it first. Known: {method_names()}')
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}

@@ -166,8 +166,8 @@ def _last_adapter(learner: Learner) -> AbstractContextManager[None]:
 
 
 def _rows(rows: int, length: RowLength) -> list[EncodedExample]:
-    """Rows of the full length; all but the first are a token shorter, so that padding and its mask are there."""
-    tokens = [length.tokens, *[max(1, length.tokens - 1)] * (rows - 1)]
+    """Rows of the full length; the last of several is a token shorter, so that padding and its mask are there."""
+    tokens = [length.tokens] * (rows - 1) + [length.tokens if rows == 1 else max(1, length.tokens - 1)]
     return [EncodedExample((TOKEN,) * count, min(length.answer, count - 1)) for count in tokens]
 
 

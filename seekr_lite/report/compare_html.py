@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import show
+from seekr_lite.replay_store import replay_store
 from seekr_lite.report.html_page import breakable, contents, page, section, size_of, table, text
 from seekr_lite.report.run_facts import RunFacts
 from seekr_lite.report.scores_section import FIGURES, matrix_table
@@ -85,10 +86,10 @@ def _figure(facts: RunFacts, name: str) -> str:
 
 
 def _costs(facts: RunFacts) -> list[str]:
-    stages = facts.run.folder.record.stages
+    stages = facts.folder.record.stages
     costs = [f"{sum(one.steps for one in stages):,}", f"{sum(one.seconds for one in stages):,.0f}"]
     try:
-        stores = facts.run.replay_store
+        stores = replay_store(facts.folder)
     except UserError:
         return [*costs, "–", "–"]
     return [*costs, size_of(sum(one.text_bytes for one in stores)), size_of(sum(one.adapter_bytes for one in stores))]

@@ -49,5 +49,6 @@ def _notes(task: TaskReport) -> list[str]:
         ),
         (task.duplicate_prompts, "training prompts repeat another one"),
         (task.test_prompts_in_train, "test prompts stand in the training rows too"),
+        (task.special_token_rows, "training rows spell out a special token of the base, and are read as that token"),
     )
     return [f"{task.name}: {count} {what}" for count, what in found if count]

@@ -22,12 +22,14 @@ MEANINGS = {
 
 def heads_content(facts: RunFacts) -> str:
     """The panels; or one sentence where there are none."""
-    if not facts.run.tasks:
+    if not facts.learned:
         return '<p class="empty">No head is scored yet: no task has been learned to its end.</p>'
+    from seekr_lite.heads import HEADS_FOLDER, Heads
+
     try:
-        heads = facts.run.heads
+        heads = Heads.of_run(facts.folder)
     except UserError as error:
-        if facts.method == "seekr":
+        if facts.method == "seekr" or (facts.folder.path / HEADS_FOLDER).is_dir():
             return f'<p class="empty">The head scores cannot be read. {text(error)}</p>'
         return '<p class="empty">There are no head scores: only the method “seekr” scores heads.</p>'
     return _slider(heads) + "".join(_panel(task, index) for index, task in enumerate(heads.tasks)) + _changes(heads)

@@ -26,6 +26,8 @@ def losses_content(facts: RunFacts) -> str:
         "Upright lines: a new task begins (its number above). On a logarithmic axis, values at zero or far below the "
         "rest are not drawn."
     )
+    if curves.bad:
+        note += f" {curves.bad} steps were left out of learning, as their loss or gradient was not finite."
     if curves.unreadable:
         note += f" {curves.unreadable} damaged lines of the log are left out."
     charts = "".join(_chart(curves, name) for name in curves.names)

@@ -33,7 +33,7 @@ class Row:
 
 def predictions_content(facts: RunFacts) -> str:
     """The filter, and the rows; or one sentence where there are none."""
-    evaluations = facts.run.folder.record.evaluations
+    evaluations = facts.folder.record.evaluations
     if not evaluations:
         return '<p class="empty">There are no predictions yet: nothing has been tested.</p>'
     limit = min(PER_TASK, max(1, EMBEDDED // len(evaluations)))
@@ -63,11 +63,11 @@ def _rows(facts: RunFacts, limit: int) -> tuple[list[Row], int, list[str]]:
     found: dict[tuple[int, int, str], Row] = {}
     there, trouble = 0, []
     order = {task: index for index, task in enumerate(facts.tasks)}
-    for one in sorted(facts.run.folder.record.evaluations, key=lambda one: -1 if one.after is None else one.after):
+    for one in sorted(facts.folder.record.evaluations, key=lambda one: -1 if one.after is None else one.after):
         if one.task not in order:
             continue
         try:
-            predictions = facts.run.folder.load_predictions(one.after, one.task)
+            predictions = facts.folder.load_predictions(one.after, one.task)
         except UserError as error:
             trouble.append(str(error))
             continue

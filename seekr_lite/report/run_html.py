@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from seekr_lite.errors import UserError
+from seekr_lite.replay_store import replay_store
 from seekr_lite.report.heads_section import heads_content
 from seekr_lite.report.html_page import breakable, contents, page, section, size_of, table, text
 from seekr_lite.report.losses_section import losses_content
@@ -30,7 +31,7 @@ def run_html(run: Run) -> str:
 
 
 def _header(facts: RunFacts) -> str:
-    recipe, record = facts.recipe, facts.run.folder.record
+    recipe, record = facts.recipe, facts.folder.record
     base = f"{recipe.base.model} ({recipe.base.quantization})"
     items = [
         ("method", record.method),
@@ -60,7 +61,7 @@ def _state(facts: RunFacts) -> str:
 
 
 def _costs(facts: RunFacts) -> str:
-    stages = facts.run.folder.record.stages
+    stages = facts.folder.record.stages
     if not stages:
         return '<p class="empty">No task has been learned to its end, so no cost is recorded.</p>'
     rows = [
@@ -87,7 +88,7 @@ def _costs(facts: RunFacts) -> str:
 
 def _store(facts: RunFacts) -> str:
     try:
-        stores = facts.run.replay_store
+        stores = replay_store(facts.folder)
     except UserError as error:
         return f'<p class="empty">{text(error)}</p>'
     rows = [
@@ -99,12 +100,12 @@ def _store(facts: RunFacts) -> str:
 
 
 def _recipe(facts: RunFacts) -> str:
-    recipe = text(facts.run.folder.record.recipe)
+    recipe = text(facts.folder.record.recipe)
     return f'<details open><summary>Every key, as it was run</summary><pre tabindex="0">{recipe}</pre></details>'
 
 
 def _versions(facts: RunFacts) -> str:
-    rows = [[text(package), text(version)] for package, version in facts.run.folder.record.versions.items()]
+    rows = [[text(package), text(version)] for package, version in facts.folder.record.versions.items()]
     return table(["package", "version"], rows, "Versions when the run began")
 
 

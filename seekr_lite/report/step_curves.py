@@ -29,12 +29,14 @@ class Mean:
 class StepCurves:
     """steps: (stage, step) -> name -> value; a step that was taken again after a stop counts once, as it was last.
 
-    shrunk: how often memory ran out and micro-batches became smaller. unreadable: damaged lines of the log.
+    shrunk: how often memory ran out and micro-batches became smaller. bad: steps that were left out, as their loss or
+    gradient was not finite. unreadable: damaged lines of the log.
     """
 
     steps: dict[tuple[int, int], dict[str, float]]
     times: tuple[float, float] | None
     shrunk: int
+    bad: int
     unreadable: int
 
     @property
@@ -86,6 +88,7 @@ def read_curves(path: Path) -> StepCurves:
     """Reads a log as far as it is whole; there may be none."""
     steps: dict[tuple[int, int], dict[str, float]] = {}
     shrunk = unreadable = 0
+    bad: set[tuple[int, int]] = set()
     times: list[float] = []
     for event in _events(path):
         try:
@@ -93,11 +96,13 @@ def read_curves(path: Path) -> StepCurves:
                 raise ValueError
             if event["event"] == "step":
                 steps[(int(event["stage"]), int(event["step"]))] = _values(event)
+            if event["event"] == "bad_step":
+                bad.add((int(event["stage"]), int(event["step"])))
             shrunk += event["event"] == "out_of_memory"
             times.append(float(event["time"]))
         except (ValueError, KeyError, TypeError):
             unreadable += 1
-    return StepCurves(steps, (min(times), max(times)) if times else None, shrunk, unreadable)
+    return StepCurves(steps, (min(times), max(times)) if times else None, shrunk, len(bad), unreadable)
 
 
 def _values(event: dict[str, Any]) -> dict[str, float]:
