@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.checkpoint_file import CheckpointFile
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
-from seekr_lite.evaluation.evaluate import PredictionDraft
+from seekr_lite.evaluation.evaluate import Prediction, PredictionDraft
 from seekr_lite.files import (
     append_text,
     json_text,
@@ -299,6 +299,11 @@ class RunFolder:
         with writing(draft):
             draft.unlink(missing_ok=True)
 
+    def load_predictions(self, after: int | None, task: str) -> list[Prediction]:
+        """The predictions of a finished evaluation. Raises `UserError` where they are missing or damaged."""
+        path = self._trusted(self.predictions_path(after, task))
+        return [_prediction(line, path) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
     def forget_damaged_evaluations(self) -> list[str]:
         """Takes evaluations whose predictions are not whole out of the record; returns the files' paths."""
         damaged = [
@@ -417,6 +422,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _prediction(line: str, path: Path) -> Prediction:
+    try:
+        values = json.loads(line)
+        references = tuple(values.get("references", [values["reference"]]))
+        if not all(isinstance(one, str) for one in (values["prompt"], values["prediction"], *references)):
+            raise ValueError("a text is needed")
+        return Prediction(values["prompt"], values["prediction"], references, values["score"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
 
 
 def _example_values(row: Example) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import typer
 from seekr_lite.cli.data import data_app
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
+from seekr_lite.cli.report import report_command
 from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
@@ -53,6 +54,7 @@ app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --se
 app.command("plan", epilog="Example:  seekr-lite plan recipes/trace-llama2-7b.toml --set run.memory_limit_gb=12")(
     plan_command
 )
+app.command("report", epilog="Example:  seekr-lite report runs/quickstart --output quickstart.html")(report_command)
 app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
 app.add_typer(data_app, name="data")
 app.add_typer(heads_app, name="heads")
