@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
@@ -111,6 +112,16 @@ class Comparison:
             "methods": groups,
             "differences": {key: list(values) for key, values in self.differences.items()},
         }
+
+    def save_html(self, path: str | Path) -> None:
+        """Writes one HTML file that needs nothing else. Raises `UserError` where it cannot be written."""
+        from seekr_lite.files import user_file
+        from seekr_lite.report.compare_html import compare_html
+        from seekr_lite.runner import open_run
+
+        page = compare_html([open_run(run.path) for run in self.runs])
+        with user_file(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
 
     def __str__(self) -> str:
         from io import StringIO

@@ -117,6 +117,24 @@ class Run:
 
         return export(self.folder, to, after, merge, listener)
 
+    def save_report(self, path: str | Path | None = None) -> Path:
+        """Writes the run as one HTML file that needs nothing else; by default `report.html` in its folder.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from seekr_lite.files import user_file
+        from seekr_lite.report.run_html import run_html
+
+        target = Path(path) if path is not None else self.path / "report.html"
+        page = run_html(self)
+        with user_file(target) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        return target
+
     def load_model(self, after: str | None = None) -> LoadedModel:
         """The base with the adapter after task `after` (by default the last), ready to generate."""
         from seekr_lite.loaded_model import LoadedModel

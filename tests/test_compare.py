@@ -151,6 +151,14 @@ def test_the_command_prints_a_table_of_runs_and_one_of_methods(place: Path) -> N
         assert words in done.stdout
 
 
+def test_the_command_writes_a_page(place: Path, tmp_path: Path) -> None:
+    done = command(
+        place / "grid" / "replay-0", place / "grid" / "replay-1", "--html", tmp_path / "compare.html", "--json"
+    )
+    assert done.exit_code == 0, done.output
+    assert "replay-1" in (tmp_path / "compare.html").read_text()
+
+
 def test_the_command_prints_json(place: Path) -> None:
     values = json.loads(command(*grid(place, "--seeds", "0,1", "--json")).stdout)
     assert [run["seed"] for run in values["runs"]] == [0, 1, 0, 1]

@@ -19,9 +19,12 @@ from seekr_lite.cli.export import export_command
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
 from seekr_lite.cli.recipes import recipes_app
+from seekr_lite.cli.report import report_command
 from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
+
+INTERRUPTED = "interrupted; the same command goes on from the last checkpoint or finished task"
 
 app = typer.Typer(
     name="seekr-lite",
@@ -62,6 +65,7 @@ app.command("export", epilog="Example:  seekr-lite export runs/quickstart --to m
     export_command
 )
 app.command("chat", epilog="Example:  seekr-lite chat runs/quickstart --after shade")(chat_command)
+app.command("report", epilog="Example:  seekr-lite report runs/quickstart --output quickstart.html")(report_command)
 app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
@@ -80,8 +84,12 @@ def start() -> None:
         say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last checkpoint or finished task")
+        say(INTERRUPTED)
         sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer has caught the KeyboardInterrupt, and says nothing
+            say(INTERRUPTED)
+        raise
     except Exception:
         import traceback
 

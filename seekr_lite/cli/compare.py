@@ -31,6 +31,7 @@ def compare_command(
     print_commands: Annotated[
         bool, typer.Option("--print-commands", help="Run nothing; print the commands that fill this table, one a line.")
     ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison as one HTML file, too.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -55,6 +56,8 @@ def compare_command(
     comparison = compare(
         *what, methods=chosen, seeds=numbers, output=output, overrides=changed, listener=listener(quiet, verbose)
     )
+    if html is not None:
+        comparison.save_html(html)
     if as_json:
         show_json(comparison.to_json())
         return

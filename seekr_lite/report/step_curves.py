@@ -1,0 +1,123 @@
+"""Curves from `log.jsonl`: the loss terms of every optimizer step, drawn together into means."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+POINTS = 160  # of a curve, at most (and one more per task)
+NOT_A_TERM = {"event", "time", "stage", "step", "epoch", "learning_rate", "gradient_norm", "term_gradient_norms"}
+GRADIENT_NORM = "gradient_norm"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a few consecutive steps of one stage: the middle of them, counted over the run; extremes too."""
+
+    at: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StepCurves:
+    """steps: (stage, step) -> name -> value; a step that was taken again after a stop counts once, as it was last.
+
+    shrunk: how often memory ran out and micro-batches became smaller. bad: steps that were left out, as their loss or
+    gradient was not finite. unreadable: damaged lines of the log.
+    """
+
+    steps: dict[tuple[int, int], dict[str, float]]
+    times: tuple[float, float] | None
+    shrunk: int
+    bad: int
+    unreadable: int
+
+    @property
+    def names(self) -> list[str]:
+        """Loss terms in the order of their first step, then the norm of the gradient."""
+        found = {name: None for values in self.steps.values() for name in values}
+        return sorted(found, key=lambda name: name == GRADIENT_NORM)
+
+    @cached_property
+    def lengths(self) -> dict[int, int]:
+        """stage -> its steps so far, in the order of stages."""
+        lengths: dict[int, int] = {}
+        for stage, step in sorted(self.steps):
+            lengths[stage] = step
+        return lengths
+
+    @property
+    def total(self) -> int:
+        return sum(self.lengths.values())
+
+    @property
+    def starts(self) -> dict[int, int]:
+        """stage -> how many steps came before it."""
+        lengths = self.lengths
+        return {stage: sum(lengths[other] for other in lengths if other < stage) for stage in lengths}
+
+    @property
+    def window(self) -> int:
+        """How many steps one point is the mean of."""
+        return max(1, math.ceil(self.total / POINTS))
+
+    def smoothed(self, name: str) -> list[Mean | None]:
+        """One mean for each window of steps that logged this value; None between two stages."""
+        points: list[Mean | None] = []
+        for stage, before in self.starts.items():
+            points.append(None)
+            length = self.lengths[stage]
+            for first in range(1, length + 1, self.window):
+                last = min(first + self.window - 1, length)
+                found = [self.steps.get((stage, step), {}).get(name) for step in range(first, last + 1)]
+                values = [value for value in found if value is not None]
+                if values:
+                    mean = math.fsum(values) / len(values)
+                    points.append(Mean(before + (first + last) / 2, mean, min(values), max(values)))
+        return points
+
+
+def read_curves(path: Path) -> StepCurves:
+    """Reads a log as far as it is whole; there may be none."""
+    steps: dict[tuple[int, int], dict[str, float]] = {}
+    shrunk = unreadable = 0
+    bad: set[tuple[int, int]] = set()
+    times: list[float] = []
+    for event in _events(path):
+        try:
+            if event is None:
+                raise ValueError
+            if event["event"] == "step":
+                steps[(int(event["stage"]), int(event["step"]))] = _values(event)
+            if event["event"] == "bad_step":
+                bad.add((int(event["stage"]), int(event["step"])))
+            shrunk += event["event"] == "out_of_memory"
+            times.append(float(event["time"]))
+        except (ValueError, KeyError, TypeError):
+            unreadable += 1
+    return StepCurves(steps, (min(times), max(times)) if times else None, shrunk, len(bad), unreadable)
+
+
+def _values(event: dict[str, Any]) -> dict[str, float]:
+    names = [*(name for name in event if name not in NOT_A_TERM), GRADIENT_NORM]
+    values = {name: float(event[name]) for name in names if isinstance(event.get(name), int | float)}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _events(path: Path) -> Iterator[dict[str, Any] | None]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError):
+                    yield None
