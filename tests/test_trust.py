@@ -421,7 +421,7 @@ def test_a_record_that_names_what_is_not_its_own_is_refused(run_folder: Path, ch
     precious = run_folder.parent / "x.draft.jsonl"
     precious.write_text("mine")
     change_record(run_folder, change)
-    with pytest.raises(UserError, match=r"run\.json: the record of this run is damaged"):
+    with pytest.raises(UserError, match=r"run\.json: (the record of this run is damaged|a run of the method)"):
         RunFolder.open(run_folder)
     assert precious.read_text() == "mine"
 
@@ -638,7 +638,7 @@ def test_a_json_file_of_a_run_has_a_bound(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_draft_of_predictions_may_hold_anything(run_folder: Path) -> None:
     draft = RunFolder.open(run_folder).prediction_draft(0, "shade")
-    good = json.dumps({"row": 1, "prompt": "b", "prediction": "y"})
+    draft.add({1: ("b", "y")})
     odd = [
         '{"row": Infinity, "prompt": "a", "prediction": "x"}',
         '{"row": 1.0, "prompt": "b", "prediction": "x"}',
@@ -647,7 +647,8 @@ def test_a_draft_of_predictions_may_hold_anything(run_folder: Path) -> None:
         "[" * 100_000,
         "null",
     ]
-    draft.path.write_text("\n".join([good, *odd]), encoding="utf-8")
+    with draft.path.open("a", encoding="utf-8") as file:
+        file.write("\n".join(odd))
     assert draft.known(["a", "b"]) == {1: "y"}
 
 
