@@ -41,6 +41,7 @@ from seekr_lite.adapters import AdapterSequence
 from seekr_lite.base import Base, load_base
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
+from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.files import write_json
 from seekr_lite.learner import Learner
@@ -50,7 +51,6 @@ from seekr_lite.methods.method import StepTotals
 from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import versions
-from seekr_lite.runner import gather_tasks
 
 ROOT = Path(__file__).parents[1]
 TRACE_TASKS = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")

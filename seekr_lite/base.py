@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
+from seekr_lite.no_pickle import no_pickle
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +40,17 @@ def resolve_model(name: str) -> str:
     """The folder of the built-in base for "tiny", an absolute folder where there is one, else the hub id."""
     if name == TINY:
         return str(Path(__file__).parent / "tiny")
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
+    folder = _folder(name)
+    return name if folder is None else str(folder.resolve())
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of that name, if there is one."""
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):  # no folder has such a name; ~somebody whom nobody knows
+        return None
 
 
 def load_config(settings: BaseSettings) -> Any:
@@ -52,6 +62,7 @@ def load_config(settings: BaseSettings) -> Any:
     from transformers import AutoConfig
 
     with _user_errors(settings.model):
+        _refuse_adapter(settings)
         return AutoConfig.from_pretrained(
             resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False
         )
@@ -61,7 +72,7 @@ def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token that is not the end token wherever the vocabulary has one to offer."""
     from transformers import AutoTokenizer
 
-    with _user_errors(settings.model):
+    with _user_errors(settings.model), no_pickle():
         tokenizer = AutoTokenizer.from_pretrained(
             resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False
         )
@@ -86,7 +97,8 @@ def load_base(settings: BaseSettings) -> Base:
 
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    with _user_errors(settings.model):
+    with _user_errors(settings.model), no_pickle():
+        _refuse_adapter(settings)
         model = AutoModelForCausalLM.from_pretrained(
             resolve_model(settings.model),
             revision=_revision(settings),
@@ -104,6 +116,17 @@ def load_base(settings: BaseSettings) -> Base:
         torch.set_num_threads(1)
     model.config.use_cache = False  # a cache is for generation, which asks for it
     return Base(model, load_tokenizer(settings), resolve_model(settings.model))
+
+
+def _refuse_adapter(settings: BaseSettings) -> None:
+    """transformers loads an adapter that lies in a model's folder, and the base that it names, by its own rules."""
+    from transformers.utils import find_adapter_config_file
+
+    if find_adapter_config_file(resolve_model(settings.model), revision=_revision(settings)) is not None:
+        raise UserError(
+            f"base.model {settings.model}: it holds an adapter (adapter_config.json), and a base is needed; name the "
+            "model that the adapter was made for, or merge the adapter into it first"
+        )
 
 
 def keep_trainable(model: torch.nn.Module) -> None:
@@ -190,7 +213,8 @@ class _user_errors:  # noqa: N801 - used as a `with` block
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, UserError) or not isinstance(error, OSError | ValueError | ImportError):
+        # The files of a model may hold anything, so the libraries raise anything.
+        if isinstance(error, UserError) or not isinstance(error, Exception):
             return
         raise UserError(f"base.model {self.model}: {_explain(self.model, error)}") from None
 
@@ -203,7 +227,7 @@ def _explain(model: str, error: BaseException) -> str:
         step = step.__cause__ or step.__context__
     names = {type(item).__name__ for item in chain}
     text = " ".join(str(item) for item in chain)
-    is_folder = Path(model).expanduser().is_dir()
+    is_folder = _folder(model) is not None
     if "GatedRepoError" in names or "gated repo" in text:
         return (
             "this model is gated. Ask for access on its page at huggingface.co, then log in with `hf auth login`; "
@@ -225,7 +249,7 @@ def _explain(model: str, error: BaseException) -> str:
     if is_folder and "safetensors" in text:
         return "the folder holds no safetensors weights (model.safetensors), and other formats are never loaded"
     if is_folder:
-        return f"the folder cannot be loaded as a model: {str(error).splitlines()[0]}"
+        return f"the folder cannot be loaded as a model: {(str(error) or repr(error)).splitlines()[0]}"
     offline = {
         "LocalEntryNotFoundError",
         "OfflineModeIsEnabled",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from seekr_lite.limits import MAX_VALUE_SHOWN
+
 
 class UserError(Exception):
     """The input is wrong: what, where, what is allowed, how to mend it. Commands print it and end with 2."""
@@ -21,3 +25,21 @@ class Interrupted(Exception):
     def __init__(self, message: str, exit_code: int = 3) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def shown(value: Any) -> str:
+    """A wrong value for a message: as Python writes it, cut to a length that can be read."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a very large {type(value).__name__}"
+    return _cut(text)
+
+
+def brief(name: str) -> str:
+    """A name from outside for a message: line breaks and the like escaped, cut to a length that can be read."""
+    return _cut(repr(name)[1:-1])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) < MAX_VALUE_SHOWN else text[: MAX_VALUE_SHOWN - 3] + "..."

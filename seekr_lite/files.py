@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from seekr_lite.errors import Stopped, UserError
+from seekr_lite.limits import MAX_FILE_BYTES
+from seekr_lite.strict_json import strict_json
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -137,11 +139,18 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return strict_json(read_limited(path))
     except FileNotFoundError:
         raise UserError(f"{path}: this file of the run is missing") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: this file of the run is damaged: {error}") from None
+
+
+def read_limited(path: Path) -> str:
+    """The text of a file of a run. Raises `OSError` and `ValueError`, the latter where it is too large or no UTF-8."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

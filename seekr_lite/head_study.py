@@ -11,6 +11,7 @@ from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.base import Base, load_base
 from seekr_lite.data.encoding import encode_task_rows
+from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.heads import Heads, TaskHeads
@@ -18,7 +19,7 @@ from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivit
 from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Listener
 from seekr_lite.recipe_errors import nearest
-from seekr_lite.runner import check_against_base, gather_tasks
+from seekr_lite.runner import check_against_base
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import AdapterSettings, Recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,9 +123,11 @@ class Heads:
             tensors, values = folder.load_state(index, HEADS_FOLDER)
             try:
                 scores = {name: tensors[name] for name in COLUMNS}
-                tasks.append(TaskHeads(stage.tasks[0], **scores, chosen=_pairs(values["heads"])))
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{folder.path / HEADS_FOLDER / stage.name}.*: damaged: {error}") from None
+                chosen = _pairs(values["heads"])
+                _check_scores(scores, chosen)
+                tasks.append(TaskHeads(stage.tasks[0], **scores, chosen=chosen))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise UserError(f"{folder.path / HEADS_FOLDER / stage.name}.*: damaged: {error!r}") from None
         return cls(tuple(tasks))
 
     def of(self, after: str | None = None) -> TaskHeads:
@@ -236,6 +238,17 @@ def shades(values: torch.Tensor) -> torch.Tensor:
     """
     largest = float(values.max())
     return (values.clamp(min=0) / largest).sqrt() if largest > 0 else torch.zeros_like(values)
+
+
+def _check_scores(scores: Mapping[str, torch.Tensor], chosen: Sequence[Head]) -> None:
+    """Raises `ValueError` where scores are no tables of one size, hold what is no number, or lack a chosen head."""
+    (shape, *others) = {tuple(values.shape) for values in scores.values()}
+    if others or len(shape) != 2 or 0 in shape:
+        raise ValueError(f"scores need one shape [layers, heads], not {shape}")
+    if not all(bool(torch.isfinite(values).all()) for values in scores.values()):
+        raise ValueError("a score is no finite number")
+    if not all(0 <= layer < shape[0] and 0 <= head < shape[1] for layer, head in chosen):
+        raise ValueError("a chosen head is none of the model's")
 
 
 def _share(value: torch.Tensor, total: float) -> float:

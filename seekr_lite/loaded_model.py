@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.errors import UserError
+
 if TYPE_CHECKING:
+    from seekr_lite.adapters import Snapshot
+    from seekr_lite.base import Base
     from seekr_lite.recipe import Recipe
     from seekr_lite.run_folder import RunFolder
 
@@ -21,15 +25,12 @@ class LoadedModel:
     @classmethod
     def of_run(cls, folder: RunFolder, after: str | None) -> LoadedModel:
         """Raises `UserError` where the run has learned no such task, or the adapter is damaged."""
-        from peft import PeftModel
-
         from seekr_lite.base import load_base
 
-        adapter = folder.trusted_adapter_folder(folder.stage_after(after))
+        snapshot = folder.load_snapshot(folder.stage_after(after))
         recipe = folder.recipe()
         base = load_base(recipe.base)
-        model = PeftModel.from_pretrained(base.model, str(adapter))
-        return cls(model.eval(), base.tokenizer, recipe)
+        return cls(with_adapter(base, snapshot).eval(), base.tokenizer, recipe)
 
     def generate(self, prompt: str, max_new_tokens: int | None = None) -> str:
         """The greedy answer to a prompt."""
@@ -45,3 +46,33 @@ class LoadedModel:
         )
         limit = max_new_tokens or data.max_answer_tokens
         return next(generate(self.model, self.tokenizer, encoded, limit, 1, known={}))[0]
+
+
+def with_adapter(base: Base, snapshot: Snapshot) -> Any:
+    """The base with a snapshot as its only adapter: what PEFT makes of the snapshot's folder.
+
+    PEFT's reader is not used: a folder's `adapter_config.json` can make it import modules and read other files.
+
+    Raises:
+        UserError: the adapter does not belong to this base.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    names = [name.removeprefix("base_model.model.").partition(".lora_")[0] for name in snapshot.weights]
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=snapshot.rank,
+        lora_alpha=snapshot.alpha,
+        target_modules=sorted(set(names)),
+        inference_mode=True,
+    )
+    try:
+        model = get_peft_model(base.model, config)
+        found = set_peft_model_state_dict(model, snapshot.weights)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"the adapter does not belong to the base {base.name_or_path}: {error}") from None
+    missing = [name for name in found.missing_keys if ".lora_" in name]
+    if missing or found.unexpected_keys:
+        strange = (missing or found.unexpected_keys)[0]
+        raise UserError(f"the adapter does not belong to the base {base.name_or_path}: see {strange}")
+    return model

@@ -14,6 +14,7 @@ from seekr_lite.errors import UserError
 from seekr_lite.files import writing
 
 LOCK_FILE = ".lock"
+MAX_HOLDER_BYTES = 500
 
 
 @contextmanager
@@ -23,19 +24,22 @@ def locked(folder: Path) -> Iterator[None]:
     The operating system gives the lock up when its process ends, however that happens: so a lock is never stale.
 
     Raises:
-        UserError: another process works in the folder.
+        UserError: another process works in the folder, or it cannot be made.
         Stopped: it cannot be written.
     """
-    with writing(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: this folder cannot be made: {reason}; name another one") from None
+    with writing(folder):
         # Without a buffer, so that closing has nothing left to write.
         file = (folder / LOCK_FILE).open("ab+", buffering=0)
     with file:
         if not _take(file):
             file.seek(0)
-            raise UserError(
-                f"{folder}: another process works in this folder ({_holder(file.read())}); wait, or stop it"
-            )
+            holder = _holder(file.read(MAX_HOLDER_BYTES))
+            raise UserError(f"{folder}: another process works in this folder ({holder}); wait, or stop it")
         with writing(folder / LOCK_FILE):
             file.truncate(0)
             file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}).encode())

@@ -6,6 +6,7 @@ with file, line, key, what is allowed and the nearest right spelling (`recipe_er
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from seekr_lite.errors import UserError
+from seekr_lite.limits import MAX_RECIPE_BYTES, MAX_RECIPE_DEPTH, MAX_RECIPE_DOTS
 from seekr_lite.recipe_checks import check_keys_together
 from seekr_lite.recipe_errors import RecipeSource, describe_errors
-
-MAX_RECIPE_BYTES = 1_000_000
 
 Positive = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -232,9 +232,9 @@ class Recipe(Section):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: RecipeSource | None = None) -> Recipe:
         """Validates plain values. Raises `UserError` with every problem, one a line."""
-        values = _tuples(values)
-        problems = check_keys_together(values)
         source = source or RecipeSource("the recipe", "")
+        values = _tuples(values, source.name)
+        problems = check_keys_together(values)
         try:
             recipe = cls.model_validate(values)
         except ValidationError as error:
@@ -260,9 +260,10 @@ class Recipe(Section):
     @classmethod
     def from_text(cls, text: str, path: Path, overrides: Sequence[str] = ()) -> Recipe:
         """`from_toml` for a text; `path` is where it comes from, for messages."""
+        refuse_endless_keys(text, path)
         try:
             values = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a plain ValueError
             raise UserError(f"{path}: this is not valid TOML: {error}") from None
         source = RecipeSource(str(path), text)
         for override in overrides:
@@ -285,12 +286,14 @@ class Recipe(Section):
 def read_recipe_text(path: Path) -> str:
     """The text of a recipe file. Raises `UserError` where there is none."""
     try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise UserError(f"{path}: larger than {MAX_RECIPE_BYTES} bytes; this is no recipe")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # a pipe is welcome, and may be endless
+            content = file.read(MAX_RECIPE_BYTES + 1)
+        if len(content) > MAX_RECIPE_BYTES:
+            raise UserError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes; this is no recipe")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such recipe file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a recipe: {error}") from None
 
 
@@ -301,19 +304,34 @@ def parse_override(override: str) -> tuple[str, str, Any]:
     if not (equals and dot and section and key):
         raise UserError(f"--set {override}: write section.key=value, for example --set method.name=replay")
     try:
+        refuse_endless_keys(text, Path("--set"))
         parsed = tomllib.loads(f"value = {text}")
         value = parsed["value"] if set(parsed) == {"value"} else text
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = text  # a bare word: --set method.name=replay
     return section, key, value
 
 
-def _tuples(value: Any) -> Any:
+def refuse_endless_keys(text: str, path: Path) -> None:
+    """Raises `UserError` where a line has so many dots outside of texts that the TOML reader would not come back."""
+    whole = '"""' in text or "'''" in text  # texts of several lines: where they end is not looked for
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.count(".") > MAX_RECIPE_DOTS and (whole or _outside_texts(line).count(".") > MAX_RECIPE_DOTS):
+            raise UserError(f"{path}:{number}: a key has at most {MAX_RECIPE_DEPTH} parts; this line has too many dots")
+
+
+def _outside_texts(line: str) -> str:
+    return re.sub(r""""(?:[^"\\]|\\.)*+"?|'[^']*+'?""", "", line).partition("#")[0]
+
+
+def _tuples(value: Any, name: str, depth: int = 0) -> Any:
     """TOML and JSON know lists only; recipes hold tuples, since they are frozen."""
+    if depth > MAX_RECIPE_DEPTH:
+        raise UserError(f"{name}: nested more than {MAX_RECIPE_DEPTH} deep; a recipe has sections, keys and lists")
     if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
+        return {key: _tuples(item, name, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_tuples(item) for item in value)
+        return tuple(_tuples(item, name, depth + 1) for item in value)
     return value
 
 

@@ -3,14 +3,18 @@ wrong types and unknown keys."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from seekr_lite.data.task import check_task_name
-from seekr_lite.errors import UserError
+from seekr_lite.errors import UserError, brief
+from seekr_lite.limits import MAX_PROBLEMS_SHOWN, MAX_TASKS
 from seekr_lite.methods.registry import METHODS, method_names
 
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 FORMATS_WITH_PATH = ("trace", "superni", "jsonl", "datasets")
 
 
@@ -25,7 +29,23 @@ class Problem:
 
 def check_keys_together(values: Mapping[str, Any]) -> list[Problem]:
     """Every problem between keys; a value of a wrong type is passed over, since it is told elsewhere."""
-    return [*_check_data(_table(values, "data")), *_check_epochs(values), *_check_method(_table(values, "method"))]
+    return [
+        *_check_texts(values),
+        *_check_data(_table(values, "data")),
+        *_check_epochs(values),
+        *_check_method(_table(values, "method")),
+    ]
+
+
+def _check_texts(values: Mapping[str, Any]) -> list[Problem]:
+    """No file can be called or hold such a text; otherwise that would be said late, in words that help nobody."""
+    return [
+        Problem(section, key, "a text cannot hold a NUL character, or half of a surrogate pair")
+        for section in values
+        for key, value in _table(values, section).items()
+        for text in (value if isinstance(value, tuple) else (value,))
+        if isinstance(text, str) and NO_TEXT.search(text)
+    ][:MAX_PROBLEMS_SHOWN]
 
 
 def _check_data(data: Mapping[str, Any]) -> list[Problem]:
@@ -37,9 +57,11 @@ def _check_data(data: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem("data", "tasks", "name at least one task"))
     if form in FORMATS_WITH_PATH and not data.get("path"):
         problems.append(Problem("data", "path", f'is needed with format = "{form}"'))
-    repeated = sorted({name for name in tasks if tasks.count(name) > 1})
+    if len(tasks) > MAX_TASKS:
+        return [*problems, Problem("data", "tasks", f"{len(tasks)} tasks; a run has at most {MAX_TASKS}")]
+    repeated = sorted(name for name, count in Counter(tasks).items() if count > 1)
     if repeated:
-        problems.append(Problem("data", "tasks", f"{', '.join(repeated)} is named more than once"))
+        problems.append(Problem("data", "tasks", f"{', '.join(map(brief, repeated))} is named more than once"))
     for name in dict.fromkeys(tasks):
         try:
             check_task_name(name)
@@ -63,7 +85,7 @@ def _check_method(method: Mapping[str, Any]) -> list[Problem]:
     name = method.get("name", "seekr")
     if not isinstance(name, str) or name in METHODS or name in (known := method_names()):
         return []
-    message = f'no method is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
+    message = f'no method is called "{brief(name)}"{nearest(name, known)}; allowed: {", ".join(known)}'
     return [Problem("method", "name", message)]
 
 

@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from seekr_lite.errors import brief, shown
+from seekr_lite.limits import MAX_PROBLEMS_SHOWN
 from seekr_lite.recipe_checks import Problem
 
 
@@ -58,19 +60,25 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def describe_errors(
     error: ValidationError | None, together: Iterable[Problem], recipe: type[BaseModel], source: RecipeSource
 ) -> str:
-    """All problems of a recipe, one a line: those of single keys, then those between keys."""
+    """The problems of a recipe, one a line: those of single keys, then those between keys; of very many, the first."""
     by_key: dict[tuple[Any, ...], list[Any]] = {}  # a key that allows several kinds has one problem for each
     for problem in error.errors(include_url=False) if error else []:
         by_key.setdefault(tuple(problem["loc"][:2]), []).append(problem)
-    lines = [_describe(problems, recipe, source) for problems in by_key.values()]
-    lines += [f"{source.place(one.section, one.key)}: {one.section}.{one.key}: {one.message}" for one in together]
-    count = f"{len(lines)} problems" if len(lines) > 1 else "a problem"
+    between = list(together)
+    count = f"{len(by_key) + len(between)} problems" if len(by_key) + len(between) > 1 else "a problem"
+    lines = [_describe(problems, recipe, source) for problems in list(by_key.values())[:MAX_PROBLEMS_SHOWN]]
+    lines += [
+        f"{source.place(one.section, one.key)}: {one.section}.{one.key}: {one.message}"
+        for one in between[: MAX_PROBLEMS_SHOWN - len(lines)]
+    ]
+    if len(lines) < len(by_key) + len(between):
+        lines.append(f"and {len(by_key) + len(between) - len(lines)} more")
     return f"{source.name} has {count}:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _describe(problems: list[Any], recipe: type[BaseModel], source: RecipeSource) -> str:
     problem = problems[0]
-    location = [str(part) for part in problem["loc"]]
+    location = [brief(str(part)) for part in problem["loc"]]
     kind, given = problem["type"], problem.get("input")
     section = location[0] if location else ""
     key = location[1] if len(location) > 1 else None
@@ -88,9 +96,9 @@ def _describe(problems: list[Any], recipe: type[BaseModel], source: RecipeSource
         what = f"section [{section}]" if key is None else f"key {name}"
         return f"{place}: the {what} is needed{_about(recipe, section, key)}"
     suggestion = nearest(given, _choices(recipe, section, key)) if isinstance(given, str) else ""
-    shown = repr(given) if len(repr(given)) < 80 else repr(given)[:77] + "..."
     allowed = " or ".join(dict.fromkeys(_allowed(problem) for problem in problems))
-    return f"{place}: {name} = {shown} is not allowed: it should be {allowed}{suggestion}{_about(recipe, section, key)}"
+    hints = f"{suggestion}{_about(recipe, section, key)}"
+    return f"{place}: {name} = {shown(given)} is not allowed: it should be {allowed}{hints}"
 
 
 def _allowed(problem: Any) -> str:

@@ -7,6 +7,8 @@ taken for whole.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -23,6 +25,7 @@ from seekr_lite.files import (
     new_file,
     new_folder,
     read_json,
+    read_limited,
     read_tensors,
     write_json,
     write_tensors,
@@ -40,6 +43,7 @@ from seekr_lite.run_record import (
     text_checksum,
     write_record,
 )
+from seekr_lite.strict_json import strict_json
 
 if TYPE_CHECKING:
     from seekr_lite.adapters import Snapshot
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
 SCORES_FILE = "scores.json"
+# What `new_file` and `new_folder` leave behind when they are stopped: .NAME.RANDOM
+LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
 class RunFolder:
@@ -67,19 +73,19 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raises `UserError` where `path` is something else than a run, an empty folder, or nothing."""
+        """Raises `UserError` where `path` is something else than a run, an empty folder, or nothing; or where a link
+        in it leads elsewhere."""
         try:
             if path.exists() and not path.is_dir():
                 raise UserError(f"run.output {path}: this is a file; name a folder")
-            # Hidden files are our own: a lock, or what a stop left behind before there was a run.
-            taken = path.is_dir() and any(not one.name.startswith(".") for one in path.iterdir())
-            if taken and not cls.is_run(path):
+            if path.is_dir() and not cls.is_run(path) and not all(_is_ours(one.name) for one in path.iterdir()):
                 raise UserError(
                     f"run.output {path}: the folder is not empty and is not a run; name another one (--output), or "
                     "empty it"
                 )
-        except OSError as error:
-            raise UserError(f"run.output {path}: this folder cannot be read: {error.strerror or error}") from None
+        except OSError as error:  # a name that is too long, a folder that nobody may look into
+            raise UserError(f"run.output {path}: cannot be used: {error.strerror}; name another folder") from None
+        refuse_links(path)
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
@@ -97,6 +103,7 @@ class RunFolder:
         path = Path(path)
         if not cls.is_run(path):
             raise UserError(f"{path}: there is no run here (no {RUN_FILE}); name the output folder of a run")
+        refuse_links(path)
         return cls(path, read_record(path / RUN_FILE))
 
     def recipe(self) -> Recipe:
@@ -121,9 +128,7 @@ class RunFolder:
             Stopped: the folder cannot be written.
         """
         with writing(self.path):
-            for leftover in self.path.rglob(".*"):
-                if leftover.name == LOCK_FILE:
-                    continue
+            for leftover in [path for path in self.path.rglob(".*") if LEFTOVER.fullmatch(path.name)]:
                 if leftover.is_dir() and not leftover.is_symlink():
                     shutil.rmtree(leftover, ignore_errors=True)
                 else:
@@ -246,7 +251,10 @@ class RunFolder:
         folder = self.trusted_adapter_folder(index)
         config = read_json(folder / "adapter_config.json")
         weights = read_tensors(folder / "adapter_model.safetensors")
-        return Snapshot(weights, int(config["r"]), float(config["lora_alpha"]))
+        try:
+            return Snapshot(weights, int(config["r"]), float(config["lora_alpha"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{folder / 'adapter_config.json'}: damaged: {error!r}") from None
 
     def checkpoints(self, recipe: Recipe, listener: Listener | None = None) -> CheckpointFile:
         """The state inside a task; `listener` hears where it is damaged."""
@@ -343,12 +351,10 @@ class RunFolder:
         values = read_json(self._trusted(self.task_path(name)))
         try:
             for rows in ("train", "test", "validation"):
-                values[rows] = tuple(
-                    Example(row["prompt"], row["answer"], tuple(row["references"])) for row in values[rows]
-                )
+                values[rows] = tuple(_as_example(row) for row in values[rows])
             return Task(**values)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self.task_path(name)}: damaged: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.task_path(name)}: damaged: {error!r}") from None
 
 
 class DraftFile(PredictionDraft):
@@ -368,8 +374,10 @@ class DraftFile(PredictionDraft):
         for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 values = json.loads(line)
-                row, prompt, prediction = int(values["row"]), values["prompt"], str(values["prediction"])
-            except (ValueError, KeyError, TypeError):
+                row, prompt, prediction = values["row"], values["prompt"], values["prediction"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+            if type(row) is not int or not isinstance(prediction, str):
                 continue
             if 0 <= row < len(prompts) and prompts[row] == prompt:
                 found[row] = prediction
@@ -417,12 +425,43 @@ def _example_values(row: Example) -> dict[str, Any]:
     return values | ({"references": list(row.references)} if row.references else {})
 
 
+def _as_example(values: Any) -> Example:
+    """The inverse of `_example_values`. Raises `KeyError` and `TypeError`."""
+    prompt, answer, references = values["prompt"], values["answer"], tuple(values.get("references", ()))
+    if not all(isinstance(text, str) for text in (prompt, answer, *references)):
+        raise TypeError("prompt, answer and references must be texts")
+    return Example(prompt, answer, references)
+
+
 def _read_examples(path: Path) -> Iterator[Example]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        lines = read_limited(path).split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
+    for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            values = json.loads(line)
-            yield Example(values["prompt"], values["answer"], tuple(values.get("references", ())))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}:{number}: this file of the run is damaged: {error}") from None
+            yield _as_example(strict_json(line))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: this file of the run is damaged: {error!r}") from None
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises `UserError` where something inside a run folder is a link: what a run writes would land elsewhere.
+
+    The folder itself may be one: whoever made the link chose where the run lies.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink():
+                raise UserError(
+                    f"{path}: this is a link, and a run folder holds none, since writing would follow it; "
+                    "put what it leads to in its place"
+                )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is a lock, or what a stop left behind before there was a run."""
+    return name == LOCK_FILE or LEFTOVER.fullmatch(name) is not None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from seekr_lite.errors import UserError
-from seekr_lite.files import write_text
+from seekr_lite.data.task import check_task_name
+from seekr_lite.errors import UserError, brief, shown
+from seekr_lite.files import read_limited, write_text
+from seekr_lite.methods.registry import method_names
 
 FORMAT = 2
 CHECKSUM = "checksum"
@@ -57,21 +59,45 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Raises `UserError` where the record is damaged, or of another version."""
+    """Raises `UserError` where the record is damaged, of another version, or names files outside of its run."""
+    from pydantic import TypeAdapter
+
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_limited(path)
         values = json.loads(text)
         if values["format"] != FORMAT:
-            raise UserError(f"{path}: format {values['format']}, and this version reads {FORMAT}")
+            raise UserError(f"{path}: format {shown(values['format'])}, and this version reads {FORMAT}")
         checksum = values.pop(CHECKSUM)
         # The text itself is compared, too: what JSON does not tell apart is a change nevertheless.
         if checksum != _checksum(values) or text != _text(values | {CHECKSUM: checksum}):
             raise ValueError("its content does not match its checksum")
-        values["stages"] = [StageRecord(**stage) for stage in values["stages"]]
-        values["evaluations"] = [EvaluationRecord(**one) for one in values["evaluations"]]
-        return RunRecord(**values)
+        # A checksum shows damage, not who wrote the file: the record may come from anywhere, and names files.
+        record = TypeAdapter(RunRecord).validate_json(_text(values), strict=True)
+        _check_names(record)
+        if record.method not in method_names():
+            raise UserError(
+                f"{path}: a run of the method {shown(record.method)}, which is not known here; import what registers it"
+            )
+        return record
     except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise UserError(f"{path}: the record of this run is damaged: {error}") from None
+
+
+def _check_names(record: RunRecord) -> None:
+    """Raises `ValueError` where a name could lead out of the run folder, or means nothing."""
+    for name in record.files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts or not name.isprintable() or "\\" in name:
+            raise ValueError(f"the file {brief(name)} is not inside the run folder")
+    for index, stage in enumerate(record.stages):
+        if not stage.tasks or stage.name not in (f"{index:02d}-{stage.tasks[0]}", f"{index:02d}-joint"):
+            raise ValueError(f"stage {index} cannot be called {shown(stage.name)}")
+    tasks = [task for stage in record.stages for task in stage.tasks] + [one.task for one in record.evaluations]
+    try:
+        for task in tasks:
+            check_task_name(task)
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def file_checksum(path: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
@@ -267,38 +268,6 @@ def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task])
     return f"{record.name}: {record.steps} steps in {record.seconds:.0f} s" + (f"; score {scores}" if scores else "")
 
 
-def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]) -> list[Task]:
-    """The tasks of the recipe in order: handed over, kept in the run folder, or read by the recipe's reader.
-
-    Raises:
-        UserError: all that is wrong with the data, at once.
-    """
-    from seekr_lite.data.readers import load_tasks
-    from seekr_lite.evaluation.evaluate import check_metrics
-
-    found = {task.name: task for task in given}
-    if folder is not None:
-        for name in recipe.data.tasks:
-            kept = folder.load_task(name)
-            if kept is not None:
-                found.setdefault(name, kept)
-    missing = tuple(name for name in recipe.data.tasks if name not in found)
-    if missing and recipe.data.format == "python":
-        raise UserError(
-            f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: '
-            "run(recipe, tasks=[...])"
-        )
-    ordered: dict[str, Task] = {}
-    if missing:
-        read = load_tasks(recipe.data.model_copy(update={"tasks": missing}))
-        ordered = dict(zip(missing, read, strict=True))
-    sequence = [found.get(name) or ordered[name] for name in recipe.data.tasks]
-    if not sequence:
-        raise UserError("data.tasks: name at least one task")
-    check_metrics(sequence)
-    return sequence
-
-
 def check_against_base(recipe: Recipe) -> None:
     """Refuses what the base cannot do, from its configuration alone."""
     from seekr_lite.base import load_config
@@ -307,10 +276,13 @@ def check_against_base(recipe: Recipe) -> None:
     if recipe.method.name == "seekr":
         from seekr_lite.attention.selection import resolve_budgets
 
-        resolve_budgets(recipe.method, int(config.num_hidden_layers), int(config.num_attention_heads))
+        layers, heads = (getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads"))
+        if not isinstance(layers, int) or not isinstance(heads, int):
+            raise UserError(f"base.model {recipe.base.model}: its configuration has no number of layers and heads")
+        resolve_budgets(recipe.method, layers, heads)
     longest = getattr(config, "max_position_embeddings", None)
     asked = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens
-    if longest and asked > longest:
+    if isinstance(longest, int) and 0 < longest < asked:
         raise UserError(
             f"data.max_prompt_tokens + data.max_answer_tokens = {asked}: the base reads at most {longest} tokens; "
             "lower one of them"

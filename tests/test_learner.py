@@ -10,12 +10,12 @@ import torch
 
 import seekr_lite as sl
 from seekr_lite.attention.tap import tap
+from seekr_lite.data.gather import gather_tasks
 from seekr_lite.learner import Learner, learning_rate_factor
 from seekr_lite.methods.schedule import Step
 from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
-from seekr_lite.runner import gather_tasks
 from seekr_lite.step_gradients import StepGradients
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from seekr_lite.data.gather import gather_tasks
 from seekr_lite.errors import UserError
 from seekr_lite.learner import Learner
 from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
-from seekr_lite.runner import gather_tasks
 
 
 class Said(Listener):

@@ -61,6 +61,9 @@ def test_a_registered_method_trains_by_its_options_and_goes_on(small_recipe: Mak
     again = sl.run(tight.recipe, output=tight.path, listener=QUIET)  # its recipe as TOML names method and options
     assert again.recipe.method.options == {"strength": 100.0}
     assert again.scores.method == "anchor"
+    registry._registered.clear()
+    with pytest.raises(sl.UserError, match="a run of the method 'anchor', which is not known here"):
+        sl.open_run(again.path)
 
 
 @pytest.mark.usefixtures("anchor")

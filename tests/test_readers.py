@@ -176,7 +176,7 @@ def test_datasets_error_without_a_message(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: Any, **__: Any) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr("datasets.load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset_builder", fail)
     assert "cannot load it: NotImplementedError()" in _error("datasets", tmp_path, "mine")
 
 

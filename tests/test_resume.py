@@ -231,9 +231,9 @@ def test_a_dead_process_holds_no_lock(a_copy: Path) -> None:
 
 
 def test_what_a_stop_left_half_written_is_cleared_away(a_copy: Path) -> None:
-    (a_copy / "adapters" / ".01-keeper.abc").mkdir()
-    (a_copy / "adapters" / ".01-keeper.abc" / "half").write_text("x")
-    (a_copy / ".run.json.xyz").write_text("{")
+    (a_copy / "adapters" / ".01-keeper.abcd_123").mkdir()
+    (a_copy / "adapters" / ".01-keeper.abcd_123" / "half").write_text("x")
+    (a_copy / ".run.json.xyz_1234").write_text("{")
     with (a_copy / "log.jsonl").open("a") as log:
         log.write('{"event": "st')
     (a_copy / "predictions" / "01" / "shade.jsonl").unlink()  # so that there is something to do

@@ -81,7 +81,9 @@ def start() -> None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    from seekr_lite.report.terminal import printable
+
+    print(printable(text), file=sys.stderr)
 
 
 def quiet_libraries() -> None:

@@ -27,18 +27,17 @@ def check(
     from seekr_lite.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
+    from seekr_lite.data.gather import gather_tasks
+
+    tasks = gather_tasks(checked, None, ())
     from seekr_lite.base import load_tokenizer
     from seekr_lite.data.check import check_data
-    from seekr_lite.runner import gather_tasks
+    from seekr_lite.report.terminal import show, show_json
 
-    report = check_data(gather_tasks(checked, None, ()), load_tokenizer(checked.base), checked.data)
+    report = check_data(tasks, load_tokenizer(checked.base), checked.data)
     if as_json:
-        import json
-
-        typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        show_json(report.to_json())
         return
-    from rich.console import Console
-
     from seekr_lite.report.data_table import render
 
-    Console(highlight=False).print(render(report))
+    show(render(report))

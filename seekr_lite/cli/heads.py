@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,6 +39,7 @@ def inspect(
     html: Html = None,
 ) -> None:
     """Show the heads of a run: scores, the chosen heads, how the choice moved, and what is kept of each task."""
+    from seekr_lite.report.terminal import show, show_json
     from seekr_lite.runner import open_run
 
     opened = open_run(run)
@@ -46,12 +47,12 @@ def inspect(
     found.of(after).measure(measure)  # a wrong name is refused before a file is written
     _write_files(found, measure, after, png, html)
     if as_json:
-        _print_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
+        show_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
         return
     from seekr_lite.report.heads_table import render_heads, render_store
 
-    _print(render_heads(found.of(after), measure, found.change()))
-    _print(render_store(store))
+    show(render_heads(found.of(after), measure, found.change()))
+    show(render_store(store))
 
 
 @heads_app.command("score", epilog="Example:  seekr-lite heads score recipes/quickstart.toml --task shade")
@@ -75,6 +76,7 @@ def score(
     checked = Recipe.from_toml(recipe, overrides or ())
     from seekr_lite.head_study import score_task_heads
     from seekr_lite.report.console import Console
+    from seekr_lite.report.terminal import printable, show, show_json
     from seekr_lite.runner import open_run
 
     opened = None if run is None else open_run(run)
@@ -82,14 +84,14 @@ def score(
     study.heads.of().measure(measure)
     _write_files(study.heads, measure, None, png, html)
     if as_json:
-        _print_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
+        show_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
         return
     from seekr_lite.report.heads_table import render_heads
 
-    typer.echo(f"Scored: {study.model}, on the first {study.rows} training rows of {task}.")
+    typer.echo(printable(f"Scored: {study.model}, on the first {study.rows} training rows of {task}."))
     if run is None:
         typer.echo("It has learned nothing, so there is no forgettability; the heads are chosen by sensitivity.")
-    _print(render_heads(study.heads.of(), measure, ()))
+    show(render_heads(study.heads.of(), measure, ()))
 
 
 @heads_app.command("graft", epilog="Example:  seekr-lite heads graft runs/quickstart --task shade")
@@ -100,15 +102,16 @@ def graft(
 ) -> None:
     """Put old attention maps into the last model, and see how much of an old task's loss comes back."""
     from seekr_lite.report.console import Console
+    from seekr_lite.report.terminal import show, show_json
     from seekr_lite.runner import open_run
 
     results = open_run(run).graft_heads(task, Console(as_json))
     if as_json:
-        _print_json([one.to_json() for one in results])
+        show_json([one.to_json() for one in results])
         return
     from seekr_lite.report.graft_table import render_grafts
 
-    _print(render_grafts(results))
+    show(render_grafts(results))
 
 
 def _write_files(found: Heads, measure: str | None, after: str | None, png: Path | None, html: Path | None) -> None:
@@ -116,15 +119,3 @@ def _write_files(found: Heads, measure: str | None, after: str | None, png: Path
         found.save_png(png, measure, after)
     if html is not None:
         found.save_html(html)
-
-
-def _print(shown: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(shown)
-
-
-def _print_json(values: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(values, indent=2, ensure_ascii=False))

@@ -31,21 +31,17 @@ def plan_command(
     checked = Recipe.from_toml(recipe, overrides or ())
     from seekr_lite.plan.measure import measure_plan
     from seekr_lite.plan.plan import make_plan
+    from seekr_lite.report.terminal import show, show_json
 
     measured = measure_plan(checked) if measure else None
     speed = measured.tokens_per_second if measured and tokens_per_second is None else tokens_per_second
     plan = make_plan(checked, speed)
     if as_json:
-        import json
-
         report = {**plan.to_json(), "measured": measured.to_json() if measured else None}
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        show_json(report)
         return
-    from rich.console import Console
-
     from seekr_lite.report.plan_table import render_measured, render_plan
 
-    console = Console(highlight=False)
-    console.print(render_plan(plan))
+    show(render_plan(plan))
     if measured:
-        console.print(render_measured(measured))
+        show(render_measured(measured))

@@ -31,18 +31,15 @@ def run_command(
 
     checked = Recipe.from_toml(recipe, overrides or ())
     from seekr_lite.report.console import Console
+    from seekr_lite.report.terminal import printable, show, show_json
     from seekr_lite.runner import run
 
     finished = run(checked, output=output, listener=Console(quiet), fresh=fresh)
     if as_json:
-        import json
-
-        typer.echo(json.dumps(finished.scores.to_json(), indent=2, ensure_ascii=False))
+        show_json(finished.scores.to_json())
         return
-    from rich.console import Console as RichConsole
-
     from seekr_lite.report.table import rich_table
 
-    RichConsole(highlight=False).print(rich_table(finished.scores))
+    show(rich_table(finished.scores))
     if not quiet:
-        typer.echo(f"The run is in {finished.path}", err=True)
+        typer.echo(printable(f"The run is in {finished.path}"), err=True)

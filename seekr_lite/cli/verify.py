@@ -13,15 +13,14 @@ def verify_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the state of every file as JSON.")] = False,
 ) -> None:
     """Compare every file of a run with its checksum. Ends with 2 where one is changed or missing."""
+    from seekr_lite.report.terminal import show_json
     from seekr_lite.run_folder import RunFolder
     from seekr_lite.verify import verify_files
 
     files = verify_files(RunFolder.open(run))
     damaged = [file for file in files if file.state != "whole"]
     if as_json:
-        import json
-
-        typer.echo(json.dumps([vars(file) for file in files], indent=2, ensure_ascii=False))
+        show_json([vars(file) for file in files])
     else:
         for file in damaged:
             typer.echo(f"{file.state}: {file.path}")

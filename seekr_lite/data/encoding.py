@@ -35,7 +35,7 @@ def encode_rows(
     right end; the end token is always there.
 
     Raises:
-        UserError: a chat template is asked for and the tokenizer has none.
+        UserError: a chat template is asked for, and the tokenizer has none or it fails.
     """
     if not examples:
         return []
@@ -82,12 +82,17 @@ def encode_prompts(
             raise UserError(
                 "data.chat_template = true: the tokenizer of this base has no chat template; set it to false"
             )
-        rendered = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-            )
-            for prompt in prompts
-        ]
+        try:
+            rendered = [
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+                )
+                for prompt in prompts
+            ]
+        except Exception as error:  # a template is a program of the model's, in a sandbox: it may raise anything
+            raise UserError(
+                f"data.chat_template = true: the chat template of this base fails ({error!r}); set it to false"
+            ) from None
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(list(prompts), add_special_tokens=True)["input_ids"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.data.rows import example, examples, hold_out, parse_json, read_rows, read_text
 from seekr_lite.data.task import Example, Task, check_task_name
 from seekr_lite.errors import UserError
+from seekr_lite.limits import MAX_TOY_ROWS
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import DataSettings
@@ -24,7 +25,7 @@ def load_tasks(settings: DataSettings) -> list[Task]:
     """
     reader = READERS[settings.format]
     tasks, problems = [], []
-    if settings.path and settings.format != "datasets" and not Path(settings.path).is_dir():
+    if settings.path and settings.format != "datasets" and not _is_folder(Path(settings.path)):
         raise UserError(f"data.path {settings.path}: there is no such folder")
     for name in dict.fromkeys(settings.tasks):
         if settings.tasks.count(name) > 1:
@@ -37,6 +38,13 @@ def load_tasks(settings: DataSettings) -> list[Task]:
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     return tasks
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no folder has such a name, or nobody may look
+        return False
 
 
 def _finish(task: Task, settings: DataSettings) -> Task:
@@ -115,7 +123,10 @@ def _superni_rows(path: Path, root: Path) -> list[Example]:
     if not isinstance(content, dict) or not isinstance(content.get("Instances"), list) or "Definition" not in content:
         raise UserError(f"{path}: a Natural-Instructions file is an object with `Definition` and `Instances`")
     definition = content["Definition"]
-    definition = " ".join(map(str, definition)) if isinstance(definition, list) else str(definition)
+    definition = [definition] if isinstance(definition, str) else definition
+    if not isinstance(definition, list) or not all(isinstance(part, str) for part in definition):
+        raise UserError(f"{path}: `Definition` must be text or a list of texts")
+    definition = " ".join(definition)
     found = []
     for number, row in enumerate(content["Instances"], start=1):
         if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row.get("output"):
@@ -152,6 +163,9 @@ def read_jsonl(name: str, settings: DataSettings) -> Task:
     return Task(name, train, test, metric="exact_match", extraction="strip")
 
 
+SAFE_BUILDERS = ("json", "csv", "parquet", "arrow", "text")  # readers of `datasets` that know no pickle and no archive
+
+
 def read_datasets(name: str, settings: DataSettings) -> Task:
     """The library `datasets`: `path` is a hub id with the task as its configuration, or a local folder with a folder
     of data files per task. No code of a dataset is ever run."""
@@ -163,11 +177,16 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
 
     def split(which: str) -> list[Example]:
         try:
-            found = (
-                datasets.load_dataset(str(local), split=which)
+            builder = (
+                datasets.load_dataset_builder(str(local))
                 if local.is_dir()
-                else datasets.load_dataset(path, name, split=which)
+                else datasets.load_dataset_builder(path, name)
             )
+            _refuse_unsafe_files(builder, Path(path), f"data.path {path}, task {name}")
+            builder.download_and_prepare()
+            found = builder.as_dataset(split=which)
+        except UserError:
+            raise
         except Exception as error:  # the library raises whatever its many backends raise
             raise UserError(
                 f"data.path {path}, task {name}, split {which}: `datasets` cannot load it: "
@@ -178,6 +197,19 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
 
     train, test = _both_splits(split, settings.train_split, settings.test_split)
     return Task(name, train, test, metric="exact_match", extraction="strip")
+
+
+def _refuse_unsafe_files(builder: Any, root: Path, where: str) -> None:
+    """Looks at what the library is about to read: a README of the data may name any file, and any reader."""
+    if builder.name not in SAFE_BUILDERS:
+        raise UserError(
+            f"{where}: its files would be read as {builder.name}; only {', '.join(SAFE_BUILDERS)} files are read"
+        )
+    local = root.is_dir()
+    for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
+        inside = "://" not in file and Path(file).resolve().is_relative_to(root.resolve())
+        if not (inside if local else file.startswith("hf://")):
+            raise UserError(f"{where}: {file} lies outside of the data, and such files are not read")
 
 
 def _refuse_links_outside(folder: Path, root: Path) -> None:
@@ -200,7 +232,12 @@ def read_toy(name: str, settings: DataSettings) -> Task:
     # A fifth at most is held out, so that many rows remain whatever `validation_rows` says.
     train_rows = settings.train_limit or TOY_TRAIN_ROWS
     spare = min(settings.validation_rows, train_rows // 4)
-    return toy_task(name, train_rows + spare, settings.test_limit or TOY_TEST_ROWS, 0)
+    test_rows = settings.test_limit or TOY_TEST_ROWS
+    if train_rows + test_rows > MAX_TOY_ROWS:
+        raise UserError(
+            f"data.train_limit and data.test_limit: toy tasks have at most {MAX_TOY_ROWS:,} rows; lower one of them"
+        )
+    return toy_task(name, train_rows + spare, test_rows, 0)
 
 
 READERS: dict[str, Callable[[str, DataSettings], Task]] = {

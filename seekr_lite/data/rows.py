@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seekr_lite.data.task import Example
-from seekr_lite.errors import UserError
+from seekr_lite.errors import UserError, brief
+from seekr_lite.limits import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT_CHARACTERS
 from seekr_lite.seeds import generator_for
-
-MAX_FILE_BYTES = 2_000_000_000
-MAX_TEXT_CHARACTERS = 1_000_000
+from seekr_lite.strict_json import strict_json
 
 
 def read_text(path: Path, root: Path) -> str:
@@ -20,8 +20,11 @@ def read_text(path: Path, root: Path) -> str:
     try:
         if not path.resolve().is_relative_to(root.resolve()):
             raise UserError(f"{path}: this link leads outside of {root}, and such links are not followed")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f'{path}: larger than {MAX_FILE_BYTES} bytes; split it, or use data.format = "datasets"')
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device could go on for ever
+            raise UserError(f"{path}: this is no plain file, and nothing else is read")
+        if status.st_size > MAX_FILE_BYTES:
+            raise UserError(f'{path}: larger than {MAX_FILE_BYTES:,} bytes; split it, or use data.format = "datasets"')
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: this file is missing") from None
@@ -34,7 +37,7 @@ def read_text(path: Path, root: Path) -> str:
 def parse_json(text: str, place: str) -> Any:
     """JSON, or a `UserError` with line and column."""
     try:
-        return json.loads(text)
+        return strict_json(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (RecursionError, ValueError) as error:
@@ -60,6 +63,8 @@ def examples(
     references_column: str = "references",
 ) -> list[Example]:
     """Rows of prompt and answer as examples. Raises `UserError` naming the first row that is none."""
+    if len(rows) > MAX_ROWS:
+        raise UserError(f"{place}: {len(rows):,} rows; at most {MAX_ROWS:,} are allowed, so split the task")
     found = [
         example(row, f"{place}, row {number}", prompt_column, answer_column, references_column)
         for number, row in enumerate(rows, start=1)
@@ -96,9 +101,8 @@ def hold_out(rows: Sequence[Example], count: int, task: str) -> tuple[list[Examp
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     if column not in row:
-        raise UserError(
-            f"{where}: there is no `{column}`; the row has {', '.join(map(str, list(row)[:10])) or 'nothing'}"
-        )
+        names = ", ".join(brief(name) for name in list(row)[:10])
+        raise UserError(f"{where}: there is no `{column}`; the row has {names or 'nothing'}")
     value = row[column]
     if not isinstance(value, str):
         raise UserError(f"{where}: `{column}` must be text, not {type(value).__name__}")
@@ -112,4 +116,6 @@ def _check_text(value: str, column: str, where: str) -> None:
     if value.encode("utf-8", "ignore").decode() != value:
         raise UserError(f"{where}: `{column}` holds half of a surrogate pair, which is no text")
     if len(value) > MAX_TEXT_CHARACTERS:
-        raise UserError(f"{where}: `{column}` has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are allowed")
+        raise UserError(
+            f"{where}: `{column}` has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are allowed, so cut it"
+        )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
+from seekr_lite.data.gather import check_metrics as check_metrics
 from seekr_lite.data.task import Task
-from seekr_lite.errors import UserError
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
 from seekr_lite.progress import Advance
 
@@ -44,23 +44,6 @@ class PredictionDraft:
 
     def add(self, predictions: Mapping[int, tuple[str, str]]) -> None:
         """Takes the rows of a batch: row number -> (prompt, prediction)."""
-
-
-def check_metrics(tasks: list[Task]) -> None:
-    """Raises `UserError` where a task names a metric or an extraction that does not exist."""
-    from seekr_lite.evaluation.extraction import EXTRACTIONS
-    from seekr_lite.evaluation.metrics import METRICS
-    from seekr_lite.recipe_errors import nearest
-
-    for task in tasks:
-        for kind, name, known in (
-            ("metric", task.metric, METRICS),
-            ("extraction", task.extraction, EXTRACTIONS),
-        ):
-            if name not in known:
-                raise UserError(
-                    f'task {task.name}: no {kind} is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
-                )
 
 
 def evaluate_task(

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from seekr_lite.errors import UserError
+from seekr_lite.data.task import check_task_name
+from seekr_lite.errors import UserError, shown
 
 Row = tuple[float | None, ...]
 Matrix = tuple[Row, ...]
@@ -116,13 +117,13 @@ class Scoreboard:
     def from_json(cls, values: Any) -> Scoreboard:
         """Raises `UserError` where the values are no scoreboard. The figures that sum it up are not read."""
         try:
-            tasks = tuple(_text(task) for task in _list(values["tasks"]))
+            tasks = tuple(_name(task) for task in _list(values["tasks"]))
             metrics = {_text(task): _text(metric) for task, metric in values["metrics"].items()}
             if not tasks or len(set(tasks)) != len(tasks) or set(metrics) != set(tasks):
                 raise ValueError("tasks must be different names, each with its metric")
             seed = values["seed"]
             if type(seed) is not int:
-                raise ValueError(f"the seed must be a whole number, not {seed!r}")
+                raise ValueError(f"the seed must be a whole number, not {shown(seed)}")
             return cls(
                 tasks=tasks,
                 metrics=metrics,
@@ -166,14 +167,22 @@ def _less(value: float | None, other: float | None) -> float | None:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"a text is needed, not {value!r}")
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"a plain text is needed, not {shown(value)}")
     return value
+
+
+def _name(value: Any) -> str:
+    try:
+        check_task_name(_text(value))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return str(value)
 
 
 def _list(values: Any) -> list[Any]:
     if not isinstance(values, list):
-        raise ValueError(f"a list is needed, not {values!r}")
+        raise ValueError(f"a list is needed, not {shown(values)}")
     return values
 
 
@@ -181,14 +190,14 @@ def _number(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise ValueError(f"a finite number or null is needed, not {value!r}")
+        raise ValueError(f"a finite number or null is needed, not {shown(value)}")
     return float(value)
 
 
 def _row(values: Any, length: int) -> Row:
     row = tuple(_number(value) for value in _list(values))
     if len(row) != length:
-        raise ValueError(f"a row of {length} numbers is needed, not {row}")
+        raise ValueError(f"a row of {length} numbers is needed, not {shown(row)}")
     return row
 
 

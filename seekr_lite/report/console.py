@@ -12,10 +12,10 @@ class Console(Listener):
     """Draws on stderr. Where that is no terminal, only the lines are printed."""
 
     def __init__(self, quiet: bool = False) -> None:
-        from rich.console import Console as RichConsole
+        from seekr_lite.report.terminal import safe_console
 
         self.quiet = quiet
-        self.console = RichConsole(stderr=True, highlight=False)
+        self.console = safe_console(stderr=True)
 
     @contextmanager
     def phase(self, description: str, total: int) -> Iterator[Advance]:
@@ -32,7 +32,7 @@ class Console(Listener):
         )
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -21,7 +21,9 @@ def render(report: DataReport) -> Any:
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
     for task in report.tasks:
         counts = (str(n) for n in (task.train_rows, task.validation_rows, task.test_rows))
-        table.add_row(Text(task.name), task.metric, *counts, _lengths(task.prompt_tokens), _lengths(task.answer_tokens))
+        table.add_row(
+            Text(task.name), Text(task.metric), *counts, _lengths(task.prompt_tokens), _lengths(task.answer_tokens)
+        )
     notes = [note for task in report.tasks for note in _notes(task)]
     examples: list[Any] = []
     for task in report.tasks:

@@ -16,7 +16,7 @@ def rich_table(scores: Scoreboard) -> Any:
 
     from seekr_lite.evaluation.scoreboard import show
 
-    table = Table(title=f"{scores.method}, seed {scores.seed}", title_justify="left")
+    table = Table(title=Text(f"{scores.method}, seed {scores.seed}"), title_justify="left")
     table.add_column("after learning")
     for task in scores.tasks:
         table.add_column(Text(f"{task}\n{scores.metrics.get(task, '')}"), justify="right")

@@ -1,0 +1,297 @@
+"""Makes bad recipes, data files and run folders out of good ones, and asks that each be refused in clear words.
+
+    python benchmarks/fuzz.py --recipes 10000 --data 10000 --commands 200 [--seed N] [--json] [--output FILE]
+
+In process: a recipe is read, a task is read by its reader, and a run folder by everything that opens one, until so many
+have been refused; what a mutation has left valid is counted apart. Through the command line: `seekr-lite run` with bad
+recipes and `seekr-lite data check` with bad data, each a process of its own. Nothing is ever trained.
+
+A refusal is a `UserError` with a message of moderate length (exit 2 of a command), within a time limit, without a
+traceback, and without a file left behind. Anything else fails, and is told with the seed that makes it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
+
+from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_data, bad_recipe, bad_run, good_run
+from benchmarks.method_cost import device_name
+from seekr_lite.cli.app import quiet_libraries
+from seekr_lite.data.gather import check_metrics
+from seekr_lite.data.readers import load_tasks
+from seekr_lite.errors import UserError
+from seekr_lite.files import write_json
+from seekr_lite.heads import Heads
+from seekr_lite.recipe import DataSettings, Recipe
+from seekr_lite.replay_store import replay_store
+from seekr_lite.run_folder import RunFolder, versions
+from seekr_lite.runner import Run
+from seekr_lite.verify import verify_files
+
+SECONDS = 20  # a case that takes longer hangs
+COMMAND_SECONDS = 120
+LONGEST_MESSAGE = 20_000
+MOST_CASES = 4  # for each refusal asked for; beyond, the mutations are too harmless
+AT_ONCE = 2
+
+
+@dataclass
+class Outcome:
+    """What became of the cases of one kind."""
+
+    refused: int = 0
+    accepted: int = 0
+    seconds: float = 0.0
+    failed: list[str] = field(default_factory=list)
+
+
+def judge(outcome: Outcome, name: str, use: Callable[[], None]) -> bool:
+    """Uses what is bad, and counts what comes of it. Whether it was refused."""
+    try:
+        with time_limit(SECONDS):
+            use()
+        outcome.accepted += 1
+    except UserError as error:
+        outcome.refused += 1
+        if not str(error).strip() or len(str(error)) > LONGEST_MESSAGE:
+            outcome.failed.append(f"{name}: a message of {len(str(error))} characters")
+        return True
+    except Exception as error:
+        outcome.failed.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+    return False
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raises `TimeoutError` inside the block when it takes longer. Main thread only."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fuzz(wanted: int, seed: int, case: Callable[[random.Random, str], tuple[str, Callable[[], None]]]) -> Outcome:
+    """Goes on until so many cases were refused. `case` makes one: its name, and what uses it."""
+    outcome = Outcome()
+    started = time.perf_counter()
+    for number in range(MOST_CASES * wanted):
+        if outcome.refused >= wanted:
+            break
+        name, use = case(random.Random(f"{seed} {number}"), f"seed {seed}, case {number}")
+        judge(outcome, name, use)
+    outcome.seconds = round(time.perf_counter() - started, 1)
+    return outcome
+
+
+# ---------------------------------------------------------------------- in process
+
+
+def fuzz_recipes(wanted: int, seed: int, folder: Path) -> Outcome:
+    path = folder / "recipe.toml"
+
+    def case(rng: random.Random, name: str) -> tuple[str, Callable[[], None]]:
+        path.write_bytes(bad_recipe(rng))
+        return f"recipe, {name}", lambda: use_recipe(path)
+
+    return fuzz(wanted, seed, case)
+
+
+def use_recipe(path: Path) -> None:
+    """Reads a recipe; what is accepted must survive being written, too."""
+    recipe = Recipe.from_toml(path)
+    if Recipe.from_text(recipe.to_toml(), path) != recipe:
+        raise AssertionError("the recipe is another one after it was written and read")
+
+
+def fuzz_data(layout: DataLayout, wanted: int, seed: int, folder: Path) -> Outcome:
+    root = folder / layout.name
+
+    def case(rng: random.Random, name: str) -> tuple[str, Callable[[], None]]:
+        bad_data(rng, layout, root)
+        return f"{layout.name}, {name}", lambda: use_data(layout, root)
+
+    return fuzz(wanted, seed, case)
+
+
+def use_data(layout: DataLayout, root: Path) -> None:
+    settings = DataSettings.model_validate({"format": layout.format, "path": str(root), "tasks": (layout.task,)})
+    check_metrics(load_tasks(settings))
+
+
+def fuzz_runs(wanted: int, seed: int, folder: Path) -> Outcome:
+    good, bad = folder / "good", folder / "bad"
+    good_run(good)
+    use_run(good)
+
+    def case(rng: random.Random, name: str) -> tuple[str, Callable[[], None]]:
+        shutil.rmtree(bad, ignore_errors=True)
+        shutil.copytree(good, bad)
+        bad_run(rng, bad)
+        return f"run folder, {name}", lambda: use_run(bad)
+
+    return fuzz(wanted, seed, case)
+
+
+def use_run(path: Path) -> None:
+    """All that is ever read of a run without its base."""
+    folder = RunFolder.open(path)
+    recipe = folder.recipe()
+    verify_files(folder)
+    for stage in range(len(folder.record.stages)):
+        folder.load_snapshot(stage)
+        folder.load_samples(stage)
+    folder.load_task("mine")
+    folder.prediction_draft(0, "shade").known(["a", "b"])
+    replay_store(folder)
+    str(Heads.of_run(folder)._repr_html_())
+    str(Run(path).scores)
+    recipe.to_toml()
+
+
+# ---------------------------------------------------------------------- through the command line
+
+
+def command(arguments: list[str], cwd: Path) -> list[str]:
+    """Runs a command that must be refused; what is wrong with how it ended."""
+    before = sorted(path.name for path in cwd.rglob("*"))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "seekr_lite", *arguments],
+            cwd=cwd,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [f"no end after {COMMAND_SECONDS} s"]
+    said = done.stderr.decode("utf-8", "replace")
+    wrong = [] if done.returncode == 2 else [f"exit {done.returncode}: {said[-300:]}"]
+    wrong += ["a traceback"] if "Traceback" in said else []
+    wrong += (
+        [] if said.startswith("error: ") and len(said) <= LONGEST_MESSAGE else [f"no clear message: {said[:300]!r}"]
+    )
+    wrong += ["a control character reached the terminal"] if any(c < " " and c != "\n" for c in said) else []
+    left = sorted(path.name for path in cwd.rglob("*"))
+    return wrong + ([] if left == before else [f"files are left: {set(left) - set(before)}"])
+
+
+def fuzz_commands(wanted: int, seed: int, folder: Path) -> tuple[Outcome, Outcome]:
+    """`run` with bad recipes, `data check` with bad data; of those that are refused in process."""
+    runs: list[tuple[str, list[str], Path]] = []
+    checks: list[tuple[str, list[str], Path]] = []
+    number = 0
+    while len(runs) < wanted or len(checks) < wanted:
+        number += 1
+        rng, name = random.Random(f"{seed} command {number}"), f"seed {seed}, command {number}"
+        place = folder / str(number)
+        place.mkdir(parents=True)
+        layout = DATA_LAYOUTS[number % len(DATA_LAYOUTS)]
+        recipe = place / "recipe.toml"
+        if len(runs) < wanted:
+            recipe.write_bytes(bad_recipe(rng))
+            if judge(Outcome(), name, lambda recipe=recipe: use_recipe(recipe)):  # type: ignore[misc]
+                runs.append((f"run, {name}", ["run", "recipe.toml", "-o", "out"], place))
+                continue
+        bad_data(rng, layout, place / "data")
+        refused = judge(Outcome(), name, lambda at=place, of=layout: use_data(of, at / "data"))  # type: ignore[misc]
+        if refused and len(checks) < wanted:
+            text = f'[base]\nmodel = "tiny"\n[data]\nformat = "{layout.format}"\npath = "data"'
+            recipe.write_text(f'{text}\ntasks = ["{layout.task}"]\n')
+            checks.append((f"data check, {name}", ["data", "check", "recipe.toml"], place))
+        else:
+            shutil.rmtree(place)
+    return _all_refused(runs), _all_refused(checks)
+
+
+def _all_refused(cases: list[tuple[str, list[str], Path]]) -> Outcome:
+    outcome = Outcome()
+    started = time.perf_counter()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for (name, _, _), wrong in zip(cases, pool.map(lambda case: command(case[1], case[2]), cases), strict=True):
+            outcome.refused += not wrong
+            outcome.failed += [f"{name}: {one}" for one in wrong]
+    outcome.seconds = round(time.perf_counter() - started, 1)
+    return outcome
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def fuzz_all(recipes: int, data: int, commands: int, seed: int, folder: Path) -> dict[str, Outcome]:
+    """Everything, by kind. `data` is shared out among the formats and the run folder."""
+    kinds = len(DATA_LAYOUTS) + 1
+    shares = [data // kinds + (index < data % kinds) for index in range(kinds)]
+    found = {"recipes": fuzz_recipes(recipes, seed, folder)}
+    for layout, share in zip(DATA_LAYOUTS, shares, strict=False):
+        found[f"data: {layout.name}"] = fuzz_data(layout, share, seed, folder)
+    found["data: run folder"] = fuzz_runs(shares[-1], seed, folder)
+    found["command: run"], found["command: data check"] = fuzz_commands(commands, seed, folder / "commands")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", type=int, default=10_000, help="refused recipes, in process")
+    parser.add_argument("--data", type=int, default=10_000, help="refused data files and run folders, in process")
+    parser.add_argument("--commands", type=int, default=200, help="of each, through the command line")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here, too")
+    options = parser.parse_args()
+    quiet_libraries()
+    with tempfile.TemporaryDirectory() as folder:
+        found = fuzz_all(options.recipes, options.data, options.commands, options.seed, Path(folder))
+    totals: Counter[str] = Counter()
+    for kind, outcome in found.items():
+        totals[kind.partition(":")[0]] += outcome.refused
+    result = {
+        "command": shlex.join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
+        "device": device_name(),
+        "versions": versions(),
+        "refused": dict(totals),
+        "kinds": {kind: asdict(outcome) for kind, outcome in found.items()},
+        "failed": [one for outcome in found.values() for one in outcome.failed],
+    }
+    if options.output:
+        write_json(options.output, result)
+    print(json.dumps(result, indent=2) if options.json else table(found))
+    return 1 if result["failed"] else 0
+
+
+def table(found: dict[str, Outcome]) -> str:
+    lines = [f"{'':24}{'refused':>9}{'still valid':>13}{'failed':>8}{'seconds':>9}"]
+    for kind, one in found.items():
+        lines.append(f"{kind:24}{one.refused:>9,}{one.accepted:>13,}{len(one.failed):>8}{one.seconds:>9.1f}")
+        lines += [f"  {failure}" for failure in one.failed[:10]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""All tasks of a recipe, wherever they come from, checked together. Imports no torch, so mistakes are said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from seekr_lite.data.task import Task
+from seekr_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe import Recipe
+    from seekr_lite.run_folder import RunFolder
+
+
+def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]) -> list[Task]:
+    """The tasks of the recipe in order: handed over, kept in the run folder, or read by the recipe's reader.
+
+    Raises:
+        UserError: all that is wrong with the data, at once.
+    """
+    from seekr_lite.data.readers import load_tasks
+
+    found = {task.name: task for task in given}
+    if folder is not None:
+        for name in recipe.data.tasks:
+            kept = folder.load_task(name)
+            if kept is not None:
+                found.setdefault(name, kept)
+    missing = tuple(name for name in recipe.data.tasks if name not in found)
+    if missing and recipe.data.format == "python":
+        raise UserError(
+            f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: '
+            "run(recipe, tasks=[...])"
+        )
+    ordered: dict[str, Task] = {}
+    if missing:
+        read = load_tasks(recipe.data.model_copy(update={"tasks": missing}))
+        ordered = dict(zip(missing, read, strict=True))
+    sequence = [found.get(name) or ordered[name] for name in recipe.data.tasks]
+    if not sequence:
+        raise UserError("data.tasks: name at least one task")
+    check_metrics(sequence)
+    return sequence
+
+
+def check_metrics(tasks: list[Task]) -> None:
+    """Raises `UserError` where a task names a metric or an extraction that does not exist."""
+    from seekr_lite.evaluation.extraction import EXTRACTIONS
+    from seekr_lite.evaluation.metrics import METRICS
+    from seekr_lite.recipe_errors import nearest
+
+    for task in tasks:
+        for kind, name, known in (
+            ("metric", task.metric, METRICS),
+            ("extraction", task.extraction, EXTRACTIONS),
+        ):
+            if name not in known:
+                raise UserError(
+                    f'task {task.name}: no {kind} is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
+                )
