@@ -8,6 +8,7 @@ from seekr_lite.report.step_curves import GRADIENT_NORM, Mean, StepCurves
 from seekr_lite.report.svg_charts import Lines, line_chart, log_ticks, nice_ticks
 
 WIDE = 30.0  # largest by smallest mean from which a logarithmic axis shows more
+SMALLEST = 1e-200  # nothing below is drawn on a logarithmic axis
 DEEPEST = 1e-6  # share of the largest mean where a logarithmic axis ends
 
 
@@ -38,7 +39,7 @@ def _chart(curves: StepCurves, name: str) -> str:
     means = curves.smoothed(name)
     known = [mean for mean in means if mean is not None]
     largest = max(mean.value for mean in known)
-    positive = [mean.value for mean in known if mean.value > DEEPEST * largest]
+    positive = [mean.value for mean in known if mean.value > max(DEEPEST * largest, SMALLEST)]
     log = 2 * len(positive) > len(known) and largest > WIDE * min(positive)
     if log:
         ticks = log_ticks(min(positive), largest)
