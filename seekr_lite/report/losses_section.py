@@ -50,7 +50,7 @@ def _chart(curves: StepCurves, name: str) -> str:
     chart = Lines(
         label=f"{title}: {known[0].value:.3g} at first, {known[-1].value:.3g} at last",
         lines=[[None if mean is None else (mean.at, mean.value) for mean in means]],
-        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if tick in range(curves.total + 1)],
+        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if _is_step(tick, curves)],
         y_ticks=ticks,
         x_range=(0, curves.total),
         band=[None if mean is None else (mean.at, mean.low, mean.high) for mean in means],
@@ -60,6 +60,10 @@ def _chart(curves: StepCurves, name: str) -> str:
     axis = ", logarithmic" if log else ""
     caption = f"<b>{text(title)}</b>{axis}; last {known[-1].value:.3g}"
     return f"<figure><figcaption>{caption}</figcaption>{line_chart(chart)}</figure>"
+
+
+def _is_step(tick: float, curves: StepCurves) -> bool:
+    return tick.is_integer() and tick <= curves.total
 
 
 def _above(mean: Mean | None, low: float, high: float) -> Mean | None:
