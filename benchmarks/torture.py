@@ -1,271 +1,250 @@
-"""Kills a run at random moments and at every file operation, resumes it, and compares it with one that never stopped.
+"""Stops a run at random moments and at every file operation, resumes it, and compares it with one that never stopped.
 
-    python benchmarks/torture.py --kills 100 [--json] [--output FILE]
-    python benchmarks/torture.py --kills 4 --operations 12      # a short version
+    python benchmarks/torture.py --kills 100 [--signals 30] [--json] [--output FILE]
+    python benchmarks/torture.py --kills 4 --signals 3 --operations 12      # a short version
 
-Two parts. *Kills*: a process is sent SIGKILL after a random time, over and over for a random number of times, then left
-to finish; methods and growth modes take turns. *Operations*: a crash before and after every write, sync, rename and
-removal of a run, enumerated (`--operations N`: only N of them, evenly spread), then a resume. Adapters, replay memory,
-head scores, chosen heads, predictions and scores must equal those of the uninterrupted run, byte for byte, and no more
-steps be done twice than lie between two checkpoints.
+*Kills*: a process is sent SIGKILL at a random moment of its work, up to three times, then left to finish; methods and
+growth modes take turns. Every other moment is drawn from the time the run takes; the others lie shortly after the run
+has come to a phase that was drawn, since some phases are too short to be hit by chance. *Signals*: the same with
+SIGTERM, SIGINT, and SIGINT twice. *Crashes*: every state that a crash can leave (`crashes.py`; `--operations N`: only N
+of them, evenly spread), then a resume.
 
-The run is the quickstart with two tasks and fewer rows; checkpoints every two steps.
+Adapters, replay memory, head scores, chosen heads, predictions and scores must equal those of the uninterrupted run,
+byte for byte. A kill may cost the steps since the last checkpoint, a signal none: the exit code is 3 (130 for SIGINT),
+and the message says how to go on.
+
+A process is forked from this one after the libraries are loaded: that takes longer than the run, and loses nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
+from benchmarks.crashes import crash_everywhere
 from benchmarks.method_cost import device_name
+from benchmarks.torture_case import (
+    CHECKPOINT_STEPS,
+    GROWTHS,
+    METHODS,
+    Outcome,
+    Whole,
+    recipe_for,
+    steps_done_twice,
+    summary,
+)
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.files import write_json
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.lock import LOCK_FILE
 from seekr_lite.run_folder import versions
 
-ROOT = Path(__file__).parents[1]
-METHODS, GROWTHS = ("sequential", "replay", "derpp", "seekr"), ("continue", "stack")
-CHECKPOINT_STEPS = 2
-COMPARED = ("adapters", "memory", "heads", "predictions", "scores.json")
+CASES = list(product(METHODS, GROWTHS))
+FORK = multiprocessing.get_context("fork")
+LOOK_AGAIN = 0.001  # seconds
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one torture came to. interruptions: how often the run was stopped. repeated: the most steps done twice."""
+class Stop:
+    """A way to stop a process. repeated: the steps that it may cost."""
 
-    what: str
-    interruptions: int
-    equal: bool
+    name: str
+    signals: tuple[signal.Signals, ...]
+    exit_code: int
     repeated: int
-
-    @property
-    def passes(self) -> bool:
-        return self.equal and self.repeated <= CHECKPOINT_STEPS * self.interruptions
+    says: str = ""
 
 
-def recipe_for(method: str, growth: str) -> Recipe:
-    return Recipe.from_toml(ROOT / "recipes" / "quickstart.toml").with_(
-        adapter={"growth": growth, "dropout": 0.1},
-        data={"tasks": ("shade", "keeper"), "train_limit": 64, "test_limit": 12, "validation_rows": 8},
-        train={"epochs": 2},
-        method={"name": method, "replay_passes": 2.0},
-        evaluate={"batch_tokens": 64},
-        run={"checkpoint_steps": CHECKPOINT_STEPS},
-    )
+KILL = Stop("SIGKILL", (signal.SIGKILL,), -signal.SIGKILL, CHECKPOINT_STEPS)
+SIGNALS = (
+    Stop("SIGTERM", (signal.SIGTERM,), 3, 0, "goes on from"),
+    Stop("SIGINT", (signal.SIGINT,), 130, 0, "goes on from"),
+    Stop("SIGINT twice", (signal.SIGINT, signal.SIGINT), 130, CHECKPOINT_STEPS, "goes on from"),  # ends at once
+)
+
+# ---------------------------------------------------------------------- a process
 
 
-def artefacts(folder: Path) -> dict[str, bytes]:
-    """Everything that must be equal: path -> content."""
-    files = [file for part in COMPARED for file in [folder / part, *(folder / part).rglob("*")] if file.is_file()]
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+class Process:
+    """`seekr-lite run RECIPE -q -o OUTPUT` in a process of its own."""
+
+    def __init__(self, recipe_file: Path, output: Path) -> None:
+        self.output = output
+        self.messages = output.with_suffix(".messages")
+        self.process = FORK.Process(target=run_command, args=(recipe_file, output, self.messages))
+        self.process.start()
+
+    def wait_for_work(self) -> None:
+        """Until the run holds its lock: before, there is nothing to lose."""
+        while self.process.is_alive() and not self._holds_the_lock():
+            time.sleep(LOOK_AGAIN)
+
+    def wait_for_phase(self, phase: str, whole: Whole) -> None:
+        while self.process.is_alive() and whole.phase_of(self.output) != phase:
+            time.sleep(LOOK_AGAIN)
+
+    def stop(self, way: Stop, generator: random.Random) -> bool:
+        """Sends the signals; returns whether they stopped the run before its end. Raises where it ended wrongly."""
+        for number in way.signals:
+            if self.process.is_alive():
+                os.kill(self.process.pid or 0, number)
+                time.sleep(generator.uniform(0.0, 0.02) if len(way.signals) > 1 else 0.0)
+        code, message = self.end()
+        if code == 0:
+            return False
+        if code != way.exit_code or way.says not in message or "Traceback" in message:
+            raise RuntimeError(f"after {way.name} the exit code is {code}, and the message: {message[-2000:]}")
+        return True
+
+    def finish(self) -> None:
+        """Waits for the end. Raises where the run failed."""
+        code, message = self.end()
+        if code != 0:
+            raise RuntimeError(f"a run ended with {code}: {message[-2000:]}")
+
+    def end(self) -> tuple[int | None, str]:
+        self.process.join(600)
+        return self.process.exitcode, self.messages.read_text(encoding="utf-8")
+
+    def _holds_the_lock(self) -> bool:
+        try:
+            held: dict[str, Any] = json.loads((self.output / LOCK_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(held["process"] == self.process.pid)
 
 
-def steps_done_twice(folder: Path) -> int:
-    """Steps that `log.jsonl` has more than once: how many times too often, together."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
-    counts = Counter((event["stage"], event["step"]) for event in events if event["event"] == "step")
-    return sum(count - 1 for count in counts.values())
+def run_command(recipe_file: Path, output: Path, messages: Path) -> None:
+    """What the process does."""
+    from seekr_lite.cli import main
+
+    with messages.open("w", encoding="utf-8") as sys.stderr, Path(os.devnull).open("w") as sys.stdout:
+        sys.argv = ["seekr-lite", "run", str(recipe_file), "-q", "-o", str(output)]
+        main()
 
 
-# ---------------------------------------------------------------------- kills
+def load_libraries() -> None:
+    """What a run imports, before the first fork."""
+    import seekr_lite.base
+    import seekr_lite.learner  # noqa: F401
 
 
-def start(recipe_file: Path, output: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "seekr_lite", "run", str(recipe_file), "-q", "-o", str(output)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
+# ---------------------------------------------------------------------- the torture
 
 
-def finish(process: subprocess.Popen[bytes]) -> float:
-    """Waits for the end; returns the seconds. Raises where the run failed."""
-    started = time.perf_counter()
-    _, message = process.communicate(timeout=600)
-    if process.returncode != 0:
-        raise RuntimeError(f"a resumed run ended with {process.returncode}: {message.decode()[-2000:]}")
-    return time.perf_counter() - started
-
-
-def kill_at_random(kills: int, folder: Path, seed: int) -> Iterator[Outcome]:
-    """`kills` kills in all; a run gets one to three, then finishes."""
+def stop_at_random(ways: tuple[Stop, ...], stops: int, folder: Path, seed: int) -> Iterator[Outcome]:
+    """`stops` stops in all; a run gets one to three of one way, then finishes. Ways and cases take turns."""
+    load_libraries()
     generator, done, number = random.Random(seed), 0, 0
-    whole: dict[tuple[str, str], tuple[dict[str, bytes], float]] = {}
-    while done < kills:
-        method, growth = list(product(METHODS, GROWTHS))[number % (len(METHODS) * len(GROWTHS))]
+    wholes: dict[tuple[str, str], Whole] = {}
+    while done < stops:
+        method, growth = CASES[number % len(CASES)]
+        way = ways[number % len(ways)]
         recipe_file = folder / f"{method}-{growth}.toml"
-        if (method, growth) not in whole:
+        if (method, growth) not in wholes:
             recipe_file.write_text(recipe_for(method, growth).to_toml(), encoding="utf-8")
-            seconds = finish(start(recipe_file, folder / f"whole-{method}-{growth}"))
-            whole[(method, growth)] = (artefacts(folder / f"whole-{method}-{growth}"), seconds)
-        expected, seconds = whole[(method, growth)]
-        output = folder / f"killed-{number}"
-        interruptions = 0
-        for _ in range(min(generator.randint(1, 3), kills - done)):
-            process = start(recipe_file, output)
-            try:
-                process.wait(timeout=generator.uniform(0.1, seconds))
-                break  # it was quicker
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                interruptions += 1
-        if interruptions or not output.exists():
-            finish(start(recipe_file, output))
-        equal = artefacts(output) == expected
-        yield Outcome(f"{interruptions} kills, {method}, {growth}", interruptions, equal, steps_done_twice(output))
+            wholes[(method, growth)] = never_stopped(recipe_file, folder / f"whole-{method}-{growth}")
+        whole, output = wholes[(method, growth)], folder / f"stopped-{number}"
+        phases: list[str] = []
+        problem = ""
+        try:
+            for turn in range(min(generator.randint(1, 3), stops - done)):
+                process = Process(recipe_file, output)
+                process.wait_for_work()
+                if (done + turn) % 2:
+                    process.wait_for_phase(generator.choice(whole.phases), whole)
+                    time.sleep(generator.uniform(0.0, 0.1))
+                else:
+                    time.sleep(generator.uniform(0.0, whole.seconds / (1 + len(phases))))
+                if not process.stop(way, generator):
+                    break  # it was quicker
+                phases.append(whole.phase_of(output))
+            Process(recipe_file, output).finish()
+        except RuntimeError as error:
+            problem = str(error)
+        equal = Whole.of(output).artefacts == whole.artefacts
+        what = f"{way.name} x {len(phases)}, {method}, {growth}"
+        yield Outcome(what, tuple(phases), equal, steps_done_twice(output), way.repeated * len(phases), problem)
         shutil.rmtree(output)
-        done += interruptions
+        done += len(phases)
         number += 1
 
 
-# ---------------------------------------------------------------------- every file operation
+def never_stopped(recipe_file: Path, output: Path) -> Whole:
+    process = Process(recipe_file, output)
+    process.wait_for_work()
+    started = time.perf_counter()
+    process.finish()
+    return Whole.of(output, time.perf_counter() - started)
 
 
-class PowerCut(BaseException):
-    """Nothing handles it, as nothing handles a power cut."""
-
-
-class Operations:
-    """Counts file operations below a folder, and cuts the power before or after one of them."""
-
-    def __init__(self, folder: Path, cut: int | None = None, after: bool = False) -> None:
-        self.folder = str(folder)
-        self.cut = cut
-        self.after = after
-        self.count = 0
-        self.dead = False
-
-    def around(self, operation: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            if self.dead:  # what `finally` blocks try after the cut: a dead machine does nothing
-                raise PowerCut
-            if not self._ours(arguments):
-                return operation(*arguments, **options)
-            self.count += 1
-            if self.count == self.cut and not self.after:
-                self.dead = True
-                raise PowerCut
-            result = operation(*arguments, **options)
-            if self.count == self.cut:
-                self.dead = True
-                raise PowerCut
-            return result
-
-        return counted
-
-    def _ours(self, arguments: tuple[Any, ...]) -> bool:
-        first = arguments[0] if arguments else ""
-        if isinstance(first, int):  # a file descriptor
-            try:
-                first = os.readlink(f"/proc/self/fd/{first}")
-            except OSError:
-                return False
-        return str(first).startswith(self.folder)
-
-
-@contextmanager
-def counted(operations: Operations) -> Iterator[None]:
-    """The operations that files of a run are made with go through `operations` inside the block."""
-    places: list[tuple[Any, str]] = [
-        (os, "fsync"),
-        (Path, "replace"),
-        (Path, "rename"),
-        (Path, "unlink"),
-        (Path, "write_text"),
-        (Path, "mkdir"),
-        (shutil, "rmtree"),
-    ]
-    patches = [patch.object(place, name, operations.around(getattr(place, name))) for place, name in places]
-    for one in patches:
-        one.start()
-    try:
-        yield
-    finally:
-        for one in patches:
-            one.stop()
-
-
-def crash_at_every_operation(folder: Path, limit: int | None) -> Iterator[Outcome]:
-    import seekr_lite as sl
-
-    recipe, quiet = recipe_for("seekr", "continue").with_(train={"epochs": 1}), Listener()
-    whole = folder / "whole"
-    counting = Operations(whole)
-    with counted(counting):
-        sl.run(recipe, output=whole, listener=quiet)
-    expected = artefacts(whole)
-    points = [(cut, after) for cut in range(1, counting.count + 1) for after in (False, True)]
-    if limit is not None:
-        points = points[:: max(1, len(points) // limit)][:limit]
-    for cut, after in points:
-        output = folder / "crashed"
-        try:
-            with counted(Operations(output, cut, after)):
-                sl.run(recipe, output=output, listener=quiet)
-        except PowerCut:
-            pass
-        sl.run(recipe, output=output, listener=quiet)
-        what = f"crash {'after' if after else 'before'} operation {cut} of {counting.count}"
-        yield Outcome(what, 1, artefacts(output) == expected, steps_done_twice(output))
-        shutil.rmtree(output)
-
-
-# ---------------------------------------------------------------------- the command
+def watched(outcomes: Iterator[Outcome]) -> list[Outcome]:
+    """All of them; a failure is said at once."""
+    found = []
+    for outcome in outcomes:
+        found.append(outcome)
+        if not outcome.passes:
+            print(f"FAILED: {outcome}", file=sys.stderr, flush=True)
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--operations", type=int, help="only so many of the file operations; by default all")
+    parser.add_argument("--signals", type=int, default=30)
+    parser.add_argument("--operations", type=int, help="only so many crashes; by default one at every operation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", type=Path, help="write the JSON here, too")
     options = parser.parse_args()
     quiet_libraries()
-    outcomes: list[Outcome] = []
+    import torch
+
+    torch.set_num_threads(1)  # the base is so small that threads only wait for each other
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for outcome in (
-            *kill_at_random(options.kills, Path(folder), options.seed),
-            *crash_at_every_operation(Path(folder), options.operations),
+    parts: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        for part, outcomes in (
+            ("kills", stop_at_random((KILL,), options.kills, folder, options.seed)),
+            ("signals", stop_at_random(SIGNALS, options.signals, folder, options.seed + 1)),
+            ("crashes", crash_everywhere(folder, options.operations)),
         ):
-            outcomes.append(outcome)
-            if not outcome.passes:
-                print(f"FAILED: {outcome}", file=sys.stderr)
-    failed = [outcome for outcome in outcomes if not outcome.passes]
+            parts[part] = summary(watched(outcomes))
+            failed = len(parts[part]["failed"])
+            print(f"{part}: {parts[part]['interruptions']}, runs that differ: {failed}", file=sys.stderr, flush=True)
     result = {
         "command": " ".join(["python", "benchmarks/torture.py", *sys.argv[1:]]),
         "device": device_name(),
         "versions": versions(),
         "seconds": time.perf_counter() - started,
-        "kills": sum(outcome.interruptions for outcome in outcomes if outcome.what.endswith(GROWTHS)),
-        "crashes": sum(outcome.interruptions for outcome in outcomes if outcome.what.startswith("crash")),
-        "failed": [asdict(outcome) for outcome in failed],
+        **parts,
     }
     if options.output:
         write_json(options.output, result)
     if options.json:
         print(json.dumps(result, indent=2))
     else:
-        print(f"{result['kills']} kills and {result['crashes']} crashes: {len(failed)} runs differ")
-    return 1 if failed else 0
+        for part, values in parts.items():
+            phases = ", ".join(f"{phase} {count}" for phase, count in values["by_phase"].items())
+            print(
+                f"{part}: {values['interruptions']} in {values['runs']} runs ({phases}); {len(values['failed'])} differ"
+            )
+    return 1 if any(values["failed"] for values in parts.values()) else 0
 
 
 if __name__ == "__main__":

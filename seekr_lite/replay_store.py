@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seekr_lite.errors import UserError
-
 if TYPE_CHECKING:
     from seekr_lite.run_folder import RunFolder
 
@@ -27,14 +25,12 @@ def replay_store(folder: RunFolder) -> list[TaskStore]:
     """One entry per finished stage. A sample's bytes are those of its line in the memory file.
 
     Raises:
-        UserError: an adapter's file is missing.
+        UserError: a file that is counted is missing, or not what was written.
     """
     stores = []
     for index, stage in enumerate(folder.record.stages):
-        memory, adapter = folder.memory_path(index), folder.adapter_folder(index) / "adapter_model.safetensors"
-        sizes = [len(line) for line in memory.read_bytes().splitlines(keepends=True)] if memory.is_file() else []
-        if not adapter.is_file():
-            raise UserError(f"{adapter}: this file of the run is missing")
+        memory, adapter = folder.trusted_memory_path(index), folder.trusted_adapter_folder(index)
+        sizes = [] if memory is None else [len(line) for line in memory.read_bytes().splitlines(keepends=True)]
         stores.append(
             TaskStore(
                 task=", ".join(stage.tasks),
@@ -42,7 +38,7 @@ def replay_store(folder: RunFolder) -> list[TaskStore]:
                 text_bytes=sum(sizes),
                 mean_sample_bytes=sum(sizes) / len(sizes) if sizes else 0.0,
                 largest_sample_bytes=max(sizes, default=0),
-                adapter_bytes=adapter.stat().st_size,
+                adapter_bytes=(adapter / "adapter_model.safetensors").stat().st_size,
             )
         )
     return stores

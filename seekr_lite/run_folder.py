@@ -207,8 +207,8 @@ class RunFolder:
 
     def load_samples(self, index: int) -> tuple[Example, ...]:
         """The replay samples of a stage; empty where its method keeps none."""
-        path = self.memory_path(index)
-        return tuple(_read_examples(self._trusted(path))) if self._recorded(path) else ()
+        path = self.trusted_memory_path(index)
+        return () if path is None else tuple(_read_examples(path))
 
     def load_state(self, index: int, state_folder: str) -> tuple[dict[str, Any], Any]:
         """What the method kept of a stage: tensors, and plain values."""
@@ -217,6 +217,15 @@ class RunFolder:
 
     def memory_path(self, index: int) -> Path:
         return self.path / "memory" / f"{self.record.stages[index].name}.jsonl"
+
+    def trusted_memory_path(self, index: int) -> Path | None:
+        """The file of a stage's replay samples; None where its method keeps none.
+
+        Raises:
+            UserError: the file is missing, or not what was written.
+        """
+        path = self.memory_path(index)
+        return self._trusted(path) if self._recorded(path) else None
 
     def adapter_folder(self, index: int) -> Path:
         return self.path / "adapters" / self.record.stages[index].name
@@ -363,8 +372,8 @@ class RunFolder:
 class DraftFile(PredictionDraft):
     """Predictions of a task that is being tested, one line each, in the order in which they come.
 
-    A stop may cut the last line; then that row's batch is generated again. A line counts only while the test rows are
-    what they were: row number and prompt must agree.
+    A stop may cut the last line; then that row's batch is generated again. A line counts only while it is what was
+    written (its checksum), and the test rows are what they were: row number and prompt must agree.
     """
 
     def __init__(self, path: Path) -> None:
@@ -378,11 +387,12 @@ class DraftFile(PredictionDraft):
             try:
                 values = json.loads(line)
                 row, prompt, prediction = values["row"], values["prompt"], values["prediction"]
+                whole = values == _draft_line(row, prompt, prediction)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             if type(row) is not int or not isinstance(prediction, str):
                 continue
-            if 0 <= row < len(prompts) and prompts[row] == prompt:
+            if whole and 0 <= row < len(prompts) and prompts[row] == prompt:
                 found[row] = prediction
         return found
 
@@ -390,12 +400,17 @@ class DraftFile(PredictionDraft):
         if not predictions:
             return
         lines = [
-            json.dumps({"row": row, "prompt": prompt, "prediction": text}, ensure_ascii=False)
+            json.dumps(_draft_line(row, prompt, text), ensure_ascii=False)
             for row, (prompt, text) in predictions.items()
         ]
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         append_text(self.path, "\n" + "\n".join(lines) + "\n")  # the first break ends a line that a stop has cut
+
+
+def _draft_line(row: int, prompt: str, prediction: str) -> dict[str, Any]:
+    values = {"row": row, "prompt": prompt, "prediction": prediction}
+    return values | {"checksum": text_checksum(json.dumps(values))}
 
 
 def versions() -> dict[str, str]:

@@ -128,12 +128,3 @@ def test_train_throughput_runs_and_the_losses_agree(tmp_path: Path) -> None:
     assert report["largest_difference_of_a_first_loss"] < 1e-3
     assert len(report["ways"]) == 6
     assert all(way["rows_per_second"] > 0 for way in report["ways"])
-
-
-def test_a_crash_at_a_file_operation_changes_no_result(tmp_path: Path) -> None:
-    """A few of them; `benchmarks/torture.py` does all."""
-    from benchmarks.torture import crash_at_every_operation
-
-    outcomes = list(crash_at_every_operation(tmp_path, limit=6))
-    assert len(outcomes) == 6
-    assert [outcome for outcome in outcomes if not outcome.passes] == []

@@ -40,3 +40,15 @@ def test_a_long_sequence_costs_only_disk_and_stack_costs_more(tmp_path: Path) ->
     for other in others:
         assert not other["same_operations"]
         assert other["device_bytes"] > first["device_bytes"]
+
+
+def test_a_checkpoint_is_timed_by_itself_and_by_the_whole(tmp_path: Path) -> None:
+    recipe = SCRIPTS.parent / "recipes" / "quickstart.toml"
+    output = tmp_path / "made.json"
+    command = [sys.executable, str(SCRIPTS / "checkpoint_cost.py"), str(recipe), "--repeats", "1", "--json"]
+    command += ["--set", "data.train_limit=32", "--set", "train.epochs=1", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    made = json.loads(done.stdout)
+    assert made == json.loads(output.read_text())
+    assert made["checkpoint_bytes"] > 100_000
+    assert made["share"] == pytest.approx(made["checkpoint_seconds"] / 600)

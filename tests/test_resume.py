@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,23 @@ def test_ctrl_c_on_the_command_line_ends_with_130_and_says_how_to_go_on(tmp_path
     assert "Traceback" not in message
 
 
+def test_a_second_ctrl_c_ends_at_once_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from seekr_lite.cli.app import start
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seekr_lite.runner.run", interrupted)
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
+    monkeypatch.setattr(sys, "argv", ["seekr-lite", "run", str(recipe)])
+    with pytest.raises(SystemExit) as end:
+        start()
+    assert end.value.code == 130
+    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ damage, locks, leftovers
 
 
@@ -224,10 +241,50 @@ def test_two_processes_do_not_share_a_folder(a_copy: Path) -> None:
     assert set(states(a_copy).values()) == {"whole"}
 
 
-def test_a_dead_process_holds_no_lock(a_copy: Path) -> None:
-    code = f"from pathlib import Path; from seekr_lite.lock import locked\nwith locked(Path({str(a_copy)!r})): 1/0"
-    subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
+LOCK_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from seekr_lite.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture
+def locked_by_another(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock of the folder `held`."""
+    command = [sys.executable, "-c", LOCK_AND_WAIT, str(tmp_path / "held")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_kept_out_and_told_who_works_there(
+    locked_by_another: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(sl.UserError, match=f"another process works .* .process {locked_by_another.pid} on"),
+        locked(tmp_path / "held"),
+    ):
+        pass
+
+
+def test_a_killed_process_holds_no_lock(locked_by_another: subprocess.Popen[str], tmp_path: Path) -> None:
+    locked_by_another.kill()
+    locked_by_another.wait()
+    left = json.loads((tmp_path / "held" / ".lock").read_text())
+    assert left["process"] == locked_by_another.pid
+    with locked(tmp_path / "held"):
+        pass
+
+
+def test_a_number_that_now_belongs_to_another_process_holds_no_lock(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(json.dumps({"process": os.getpid(), "machine": "here"}))
+    with locked(tmp_path):
+        pass
 
 
 def test_what_a_stop_left_half_written_is_cleared_away(a_copy: Path) -> None:

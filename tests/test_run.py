@@ -13,6 +13,7 @@ import seekr_lite as sl
 from seekr_lite.methods.registry import METHODS
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
+from seekr_lite.run_folder import DraftFile
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -166,7 +167,10 @@ def test_predictions_are_on_disk_while_a_task_is_tested_and_are_not_made_again(
         sl.run(recipe, output=tmp_path / "stopped", listener=StopsTesting())
     draft = tmp_path / "stopped" / "predictions" / "00" / "shade.draft.jsonl"
     first = json.loads(draft.read_text().split("\n")[1])
-    draft.write_text(json.dumps(first | {"prediction": "kept"}) + '\n{"row": 1, "pro')
+    draft.unlink()
+    DraftFile(draft).add({first["row"]: (first["prompt"], "kept")})
+    with draft.open("a") as file:
+        file.write('{"row": 1, "pro')
     sl.run(recipe, output=tmp_path / "stopped", listener=QUIET)
     rows = {
         name: [json.loads(line) for line in (tmp_path / name / "predictions/00/shade.jsonl").read_text().splitlines()]
@@ -175,3 +179,11 @@ def test_predictions_are_on_disk_while_a_task_is_tested_and_are_not_made_again(
     rows["whole"][first["row"]] |= {"prediction": "kept", "score": rows["stopped"][first["row"]]["score"]}
     assert rows["stopped"] == rows["whole"]
     assert not draft.exists()
+
+
+def test_a_prediction_that_was_changed_on_disk_is_made_again(tmp_path: Path) -> None:
+    draft = DraftFile(tmp_path / "draft.jsonl")
+    draft.add({0: ("one:", "1"), 1: ("two:", "2")})
+    assert draft.known(["one:", "two:"]) == {0: "1", 1: "2"}
+    draft.path.write_text(draft.path.read_text().replace('"2"', '"3"'))
+    assert draft.known(["one:", "two:"]) == {0: "1"}

@@ -19,6 +19,8 @@ from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
 
+INTERRUPTED = "interrupted; the same command goes on from the last checkpoint or finished task"
+
 app = typer.Typer(
     name="seekr-lite",
     help="Teach one language model task after task on one GPU, and keep the old tasks.",
@@ -70,8 +72,12 @@ def start() -> None:
         say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last checkpoint or finished task")
+        say(INTERRUPTED)
         sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer has caught the KeyboardInterrupt, and says nothing
+            say(INTERRUPTED)
+        raise
     except Exception:
         import traceback
 
