@@ -306,7 +306,10 @@ class RunFolder:
     def load_predictions(self, after: int | None, task: str) -> list[Prediction]:
         """The predictions of a finished evaluation. Raises `UserError` where they are missing or damaged."""
         path = self._trusted(self.predictions_path(after, task))
-        return [_prediction(line, path) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        try:
+            return [_as_prediction(strict_json(line)) for line in read_limited(path).split("\n") if line]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path}: this file of the run is damaged: {error!r}") from None
 
     def forget_damaged_evaluations(self) -> list[str]:
         """Takes evaluations whose predictions are not whole out of the record; returns the files' paths."""
@@ -433,15 +436,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _prediction(line: str, path: Path) -> Prediction:
-    try:
-        values = json.loads(line)
-        references = tuple(values.get("references", [values["reference"]]))
-        if not all(isinstance(one, str) for one in (values["prompt"], values["prediction"], *references)):
-            raise ValueError("a text is needed")
-        return Prediction(values["prompt"], values["prediction"], references, values["score"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
+def _as_prediction(values: Any) -> Prediction:
+    """What `save_evaluation` has written. Raises `KeyError` and `TypeError`."""
+    prompt, prediction, score = values["prompt"], values["prediction"], values["score"]
+    references = tuple(values.get("references", [values["reference"]]))
+    if not all(isinstance(one, str) for one in (prompt, prediction, *references)):
+        raise TypeError("prompt, prediction and references must be texts")
+    if not isinstance(score, int | float | None):
+        raise TypeError("a score must be a number")
+    return Prediction(prompt, prediction, references, score)
 
 
 def _example_values(row: Example) -> dict[str, Any]:

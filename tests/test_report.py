@@ -245,7 +245,7 @@ def test_hostile_texts_stay_texts(own_copy: Path) -> None:
     assert content.count("</script>") == 1
     assert "&lt;/script&gt;&lt;/li&gt;&lt;script&gt;alert(1)" in content
     assert "\x00" not in content
-    assert "␀␛[31m ?" in page.sections["predictions"]
+    assert "␀␛[31m � �abc" in page.sections["predictions"]
     content.encode("utf-8")
 
 
@@ -299,6 +299,21 @@ def test_a_step_that_was_taken_again_counts_once(tmp_path: Path) -> None:
         None,
         (3, 9.0),
     ]
+
+
+def test_a_log_that_nobody_wrote_harms_nothing(own_copy: Path) -> None:
+    step = '{{"event": "step", "time": {}, "stage": {}, "step": {}, "loss": {}}}\n'
+    lines = [
+        step.format(1, 0, 10**12, 1),
+        step.format(1, 0, 10**9, 1),
+        step.format("Infinity", 1, 2, 1e308),
+        step.format(1e300, "Infinity", 2, "1" + "0" * 400),
+        step.format(1, 10**7, 1, 1e-320),
+        step.format(1, 0, 2, 1e-320),
+        "[" * 100_000 + "\n",
+    ]
+    (own_copy / "log.jsonl").write_text("".join(lines))
+    assert "5 damaged lines" in check_page(run_html(sl.open_run(own_copy))).sections["losses"]
 
 
 def test_steps_that_were_left_out_are_counted(own_copy: Path) -> None:

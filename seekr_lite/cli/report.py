@@ -18,6 +18,7 @@ def report_command(
 
     The file needs no network and nothing beside it. Its path is printed.
     """
+    from seekr_lite.report.terminal import printable
     from seekr_lite.runner import open_run
 
-    typer.echo(open_run(run).save_report(output))
+    typer.echo(printable(str(open_run(run).save_report(output))))

@@ -12,15 +12,15 @@ from hashlib import sha256
 from html import escape
 from importlib.resources import files
 
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+from seekr_lite.report.terminal import printable
+
 PIECES = re.compile(r"[^_ ]{1,14}[_ ]?|[_ ]", re.DOTALL)  # of a name, between which it may break
 LEVELS = 10  # shades of a cell; `page.css` has a class for each
 
 
 def text(value: object) -> str:
-    """Anything as HTML text, safe in an attribute too. Control characters become visible, lone surrogates a "?"."""
-    clean = str(value).encode("utf-8", "replace").decode("utf-8")
-    return escape(CONTROL.sub(lambda match: chr(0x2421 if match[0] == "\x7f" else 0x2400 + ord(match[0])), clean))
+    """Anything as HTML text, safe in an attribute too; what is no character to read is seen (`printable`)."""
+    return escape(printable(str(value).replace("\r\n", "\n")))
 
 
 def breakable(names: str) -> str:

@@ -8,6 +8,7 @@ from seekr_lite.report.step_curves import GRADIENT_NORM, Mean, StepCurves
 from seekr_lite.report.svg_charts import Lines, line_chart, log_ticks, nice_ticks
 
 WIDE = 30.0  # largest by smallest mean from which a logarithmic axis shows more
+SMALLEST = 1e-200  # nothing below is drawn on a logarithmic axis
 DEEPEST = 1e-6  # share of the largest mean where a logarithmic axis ends
 
 
@@ -38,7 +39,7 @@ def _chart(curves: StepCurves, name: str) -> str:
     means = curves.smoothed(name)
     known = [mean for mean in means if mean is not None]
     largest = max(mean.value for mean in known)
-    positive = [mean.value for mean in known if mean.value > DEEPEST * largest]
+    positive = [mean.value for mean in known if mean.value > max(DEEPEST * largest, SMALLEST)]
     log = 2 * len(positive) > len(known) and largest > WIDE * min(positive)
     if log:
         ticks = log_ticks(min(positive), largest)
@@ -49,7 +50,7 @@ def _chart(curves: StepCurves, name: str) -> str:
     chart = Lines(
         label=f"{title}: {known[0].value:.3g} at first, {known[-1].value:.3g} at last",
         lines=[[None if mean is None else (mean.at, mean.value) for mean in means]],
-        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if tick in range(curves.total + 1)],
+        x_ticks=[(tick, f"{tick:,.0f}") for tick in nice_ticks(0, curves.total, 3) if _is_step(tick, curves)],
         y_ticks=ticks,
         x_range=(0, curves.total),
         band=[None if mean is None else (mean.at, mean.low, mean.high) for mean in means],
@@ -59,6 +60,10 @@ def _chart(curves: StepCurves, name: str) -> str:
     axis = ", logarithmic" if log else ""
     caption = f"<b>{text(title)}</b>{axis}; last {known[-1].value:.3g}"
     return f"<figure><figcaption>{caption}</figcaption>{line_chart(chart)}</figure>"
+
+
+def _is_step(tick: float, curves: StepCurves) -> bool:
+    return tick.is_integer() and tick <= curves.total
 
 
 def _above(mean: Mean | None, low: float, high: float) -> Mean | None:

@@ -10,7 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seekr_lite.limits import MAX_TASKS
+
 POINTS = 160  # of a curve, at most (and one more per task)
+MAX_STEPS, MAX_TIME, LARGEST = 1e9, 2e11, 1e200
 NOT_A_TERM = {"event", "time", "stage", "step", "epoch", "learning_rate", "gradient_norm", "term_gradient_norms"}
 GRADIENT_NORM = "gradient_norm"
 
@@ -57,13 +60,13 @@ class StepCurves:
     def total(self) -> int:
         return sum(self.lengths.values())
 
-    @property
+    @cached_property
     def starts(self) -> dict[int, int]:
         """stage -> how many steps came before it."""
         lengths = self.lengths
         return {stage: sum(lengths[other] for other in lengths if other < stage) for stage in lengths}
 
-    @property
+    @cached_property
     def window(self) -> int:
         """How many steps one point is the mean of."""
         return max(1, math.ceil(self.total / POINTS))
@@ -71,16 +74,19 @@ class StepCurves:
     def smoothed(self, name: str) -> list[Mean | None]:
         """One mean for each window of steps that logged this value; None between two stages."""
         points: list[Mean | None] = []
-        for stage, before in self.starts.items():
-            points.append(None)
-            length = self.lengths[stage]
-            for first in range(1, length + 1, self.window):
-                last = min(first + self.window - 1, length)
-                found = [self.steps.get((stage, step), {}).get(name) for step in range(first, last + 1)]
-                values = [value for value in found if value is not None]
-                if values:
-                    mean = math.fsum(values) / len(values)
-                    points.append(Mean(before + (first + last) / 2, mean, min(values), max(values)))
+        before: int | None = None
+        windows: dict[tuple[int, int], list[float]] = {}
+        for stage, step in sorted(self.steps):
+            if (value := self.steps[(stage, step)].get(name)) is not None:
+                windows.setdefault((stage, (step - 1) // self.window), []).append(value)
+        for (stage, index), values in windows.items():
+            if stage != before:
+                points.append(None)
+            before = stage
+            first = 1 + index * self.window
+            last = min(first + self.window - 1, self.lengths[stage])
+            middle = self.starts[stage] + (first + last) / 2
+            points.append(Mean(middle, math.fsum(values) / len(values), min(values), max(values)))
         return points
 
 
@@ -95,20 +101,31 @@ def read_curves(path: Path) -> StepCurves:
             if event is None:
                 raise ValueError
             if event["event"] == "step":
-                steps[(int(event["stage"]), int(event["step"]))] = _values(event)
+                steps[_place(event)] = _values(event)
             if event["event"] == "bad_step":
-                bad.add((int(event["stage"]), int(event["step"])))
+                bad.add(_place(event))
             shrunk += event["event"] == "out_of_memory"
-            times.append(float(event["time"]))
-        except (ValueError, KeyError, TypeError):
+            times.append(_within(event["time"], 0, MAX_TIME))
+        except (ValueError, KeyError, TypeError, OverflowError):
             unreadable += 1
     return StepCurves(steps, (min(times), max(times)) if times else None, shrunk, len(bad), unreadable)
+
+
+def _place(event: dict[str, Any]) -> tuple[int, int]:
+    return int(_within(event["stage"], 0, MAX_TASKS)), int(_within(event["step"], 1, MAX_STEPS))
+
+
+def _within(value: Any, low: float, high: float) -> float:
+    """A number of a log, which no checksum guards."""
+    if not low <= float(value) <= high:
+        raise ValueError
+    return float(value)
 
 
 def _values(event: dict[str, Any]) -> dict[str, float]:
     names = [*(name for name in event if name not in NOT_A_TERM), GRADIENT_NORM]
     values = {name: float(event[name]) for name in names if isinstance(event.get(name), int | float)}
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+    return {name: value for name, value in values.items() if abs(value) < LARGEST}
 
 
 def _events(path: Path) -> Iterator[dict[str, Any] | None]:
