@@ -217,7 +217,7 @@ def first_losses(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, tuple[float
     return found
 
 
-def ways(recipe: Recipe, tasks: Sequence[Task], levers: bool) -> dict[str, Callable[[], float]]:
+def ways(recipe: Recipe, tasks: Sequence[Task], levers: bool, padding_free: bool) -> dict[str, Callable[[], float]]:
     def without(lever: Callable[[], Any]) -> Callable[[], float]:
         def train() -> float:
             with lever():
@@ -226,23 +226,24 @@ def ways(recipe: Recipe, tasks: Sequence[Task], levers: bool) -> dict[str, Calla
         return train
 
     found: dict[str, Callable[[], float]] = {
+        "ours": lambda: train_ours(recipe, tasks),
         "ordinary": lambda: train_ordinary(recipe, tasks, "sequential", padding_free=False),
         "ordinary, grouped by length": lambda: train_ordinary(recipe, tasks, "group_by_length", padding_free=False),
-        ONCE: lambda: train_ordinary(recipe, tasks, "sequential", padding_free=True),
-        "ours": lambda: train_ours(recipe, tasks),
     }
+    if padding_free:
+        found[ONCE] = lambda: train_ordinary(recipe, tasks, "sequential", padding_free=True)
     if levers:
         found["ours, output layer on all positions"] = without(all_logits)
         found["ours, micro-batches as rows come"] = without(rows_as_they_come)
     return found
 
 
-def measure(recipe: Recipe, tasks: Sequence[Task], repeats: int, levers: bool) -> dict[str, Any]:
+def measure(recipe: Recipe, tasks: Sequence[Task], repeats: int, levers: bool, padding_free: bool) -> dict[str, Any]:
     rows = sum(len(task.train) for task in tasks)
     seconds: dict[str, list[float]] = {}
     losses = first_losses(recipe, tasks)
     for repeat in range(repeats):
-        for name, train in ways(recipe, tasks, levers).items():
+        for name, train in ways(recipe, tasks, levers, padding_free).items():
             if name == ONCE and repeat:
                 continue
             seconds.setdefault(name, []).append(train())
@@ -306,6 +307,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-levers", action="store_true", help="skip ours without each lever")
+    parser.add_argument("--no-padding-free", action="store_true", help="skip the padding-free way, slow on a CPU")
     parser.add_argument("--quick", action="store_true", help="the built-in base and toy tasks")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", type=Path, help="write the JSON here, too")
@@ -321,7 +323,7 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/train_throughput.py", *sys.argv[1:]]),
         "device": device_name(),
         "versions": versions(),
-        **measure(recipe, tasks, options.repeats, not options.no_levers),
+        **measure(recipe, tasks, options.repeats, not options.no_levers, not options.no_padding_free),
     }
     if options.output:
         write_json(options.output, result)

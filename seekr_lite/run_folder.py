@@ -311,16 +311,23 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: this file of the run is damaged: {error!r}") from None
 
-    def forget_damaged_evaluations(self) -> list[str]:
-        """Takes evaluations whose predictions are not whole out of the record; returns the files' paths."""
-        damaged = [
-            one for one in self.record.evaluations if not self._is_whole(self.predictions_path(one.after, one.task))
-        ]
+    def forget_damaged_evaluations(self) -> list[EvaluationRecord]:
+        """Takes evaluations whose predictions are not whole out of the record, and their files away; returns them.
+
+        Raises:
+            Stopped: the folder cannot be written.
+        """
+        paths = {(one.after, one.task): self.predictions_path(one.after, one.task) for one in self.record.evaluations}
+        damaged = [one for one in self.record.evaluations if not self._is_whole(paths[(one.after, one.task)])]
         for one in damaged:
             self.record.evaluations.remove(one)
+            self.record.files.pop(paths[(one.after, one.task)].relative_to(self.path).as_posix(), None)
         if damaged:
             self.save()
-        return [str(self.predictions_path(one.after, one.task)) for one in damaged]
+        for one in damaged:
+            with writing(paths[(one.after, one.task)]):
+                paths[(one.after, one.task)].unlink(missing_ok=True)
+        return damaged
 
     def _is_whole(self, path: Path) -> bool:
         try:

@@ -229,8 +229,6 @@ def run(
         for task in tasks:
             folder.save_task(task)
         folder.write_recipe(recipe)
-        for damaged in folder.forget_damaged_evaluations():
-            listeners.say(f"{damaged}: damaged or missing; this evaluation is made again")
         carry_on(folder, learner, sequence, listeners)
     return Run(path)
 
@@ -250,7 +248,9 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     """Takes a run folder from where it is to the end of its recipe."""
     joint, recipe = learner.method.joint, learner.recipe
     stages = [tasks] if joint else [[task] for task in tasks]
-    evaluations = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
+    planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
+    # What was recorded once is made again, too, where the rounds of the longer sequence no longer ask for it.
+    evaluations = list(dict.fromkeys([*planned, *forget_damaged(folder, tasks, listener)]))
     checkpoints = folder.checkpoints(recipe, listener)
     evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
@@ -267,13 +267,23 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
         evaluate_after(folder, learner, after, tasks, evaluations)
         listener.say(describe_stage(folder, index, after, stage))
     results = {}
-    for after_task, task in evaluations:
+    for after_task, task in planned:
         record = folder.evaluation(after_task, tasks[task].name)
         assert record is not None, "every planned evaluation has been made"
         results[(after_task, task)] = (record.score, record.nll)
     scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
     folder.save_scores(scores.to_json())
     checkpoints.forget()
+
+
+def forget_damaged(folder: RunFolder, tasks: list[Task], listener: Listener) -> list[tuple[int | None, int]]:
+    """Evaluations (after, task) whose predictions are damaged or missing: taken out of the record, and told."""
+    places = {task.name: index for index, task in enumerate(tasks)}
+    damaged = folder.forget_damaged_evaluations()
+    for one in damaged:
+        path = folder.predictions_path(one.after, one.task)
+        listener.say(f"{path}: damaged or missing; this evaluation is made again")
+    return [(one.after, places[one.task]) for one in damaged]
 
 
 def evaluate_after(

@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)], env={"COLUMNS": ""})
 
 
 def grid(place: Path, *arguments: object) -> tuple[object, ...]:

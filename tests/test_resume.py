@@ -306,3 +306,18 @@ def test_fresh_starts_anew_and_deletes_nothing(a_copy: Path, finished: Path) -> 
     sl.run(recipe, output=a_copy, listener=QUIET, fresh=True)
     assert artefacts(a_copy.with_name("copy.old-1")) == artefacts(finished)
     assert artefacts(a_copy) != artefacts(finished)
+
+
+def test_a_damaged_evaluation_that_no_round_asks_for_any_more_is_made_again(
+    small_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """Task 0 after task 1 was the last round of two tasks; of three it is none."""
+    two = small_recipe()
+    run = sl.run(two, listener=QUIET)
+    run.learn(sl.Task("mine", train=[sl.Example("say:", "yes")] * 4, test=[sl.Example("say:", "yes")]), listener=QUIET)
+    path = run.folder.predictions_path(1, "shade")
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    sl.run(run.recipe, output=run.path, listener=QUIET)
+    assert path.read_bytes() == content
+    assert {one.state for one in verify_files(run.folder)} == {"whole"}
