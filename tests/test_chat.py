@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,12 @@ def test_ctrl_c_ends_a_chat_in_a_terminal_cleanly(run: sl.Run) -> None:
     seen = _read_until(ours, b"> ")
     os.write(ours, PROMPT.encode() + b"\n")
     seen += _read_until(ours, b"> ")
-    os.write(ours, b"\x03")
-    assert process.wait(WAIT) == 130, seen
+    for _ in range(WAIT):  # one that comes while the answer is still being written stops that alone
+        os.write(ours, b"\x03")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+            break
+    assert process.returncode == 130, seen
     seen += _read_until(ours, None)
     assert b"answering: keeper" in seen
     assert b"Traceback" not in seen
