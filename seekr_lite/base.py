@@ -187,6 +187,17 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole), device)
 
 
+def free_memory() -> None:
+    """Gives back what models that nobody holds any more have taken, before the next one is loaded."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on a GPU that computes in it, float16 on an older one, float32 on a CPU."""
     import torch

@@ -10,6 +10,7 @@ from transformers import TextStreamer
 
 from seekr_lite.data.encoding import encode_prompts
 from seekr_lite.errors import UserError
+from seekr_lite.evaluation.generate import GREEDY
 from seekr_lite.recipe_errors import nearest
 from seekr_lite.run_models import BARE_BASE, RunModels, Stage, find_stages, model_name
 
@@ -74,16 +75,10 @@ class Chat:
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self._limit,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=1.0,
-                use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 streamer=pieces,
+                **GREEDY,
             )
         return pieces.text
 

@@ -6,7 +6,6 @@ that it was made from.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from seekr_lite.base import (
     choose_device,
     choose_dtype,
+    free_memory,
     keep_trainable,
     load_base,
     quantization_config,
@@ -129,7 +129,7 @@ def export(
             made = trained
         else:
             made = _write_merged(settings, snapshot, target, texts, merge)
-        _free_memory()
+        free_memory()
         advance(1)
         reloaded = _logits_reloaded(target, settings, merge, texts)
         done = Export(
@@ -238,9 +238,3 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tens
             output = model(input_ids=ids, use_cache=False, logits_to_keep=PROBE_POSITIONS)
             found.append(output.logits[0, -PROBE_POSITIONS:].float().cpu())
     return found
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -21,9 +21,10 @@ from seekr_lite.attention.tap import tap
 from seekr_lite.bad_steps import StepRows, stopped_by, stops
 from seekr_lite.base import Base, checkpoint_activations, load_base
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
+from seekr_lite.data.gather import check_metrics
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
-from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, check_metrics, evaluate_task
+from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, evaluate_task
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.methods.memory import ReplayRow, choose_samples

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from seekr_lite.base import free_memory
 from seekr_lite.comparison import Comparison
 from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.evaluation.rounds import planned_evaluations
@@ -111,7 +111,7 @@ def make_runs(planned: Sequence[PlannedRun], listener: Listener | None = None) -
             run(one.recipe, output=one.path, listener=_Titled(title, listener))
         except Interrupted as stop:
             raise Interrupted(f"{stop} ({title})", stop.exit_code) from None
-        _free_memory()
+        free_memory()  # two bases are never held at once
 
 
 def commands(recipe: Path, planned: Sequence[PlannedRun], overrides: Sequence[str] = ()) -> list[str]:
@@ -157,15 +157,6 @@ def _recipe(what: Run | Recipe | str | Path, overrides: Sequence[str]) -> Recipe
 
 def _runs(what: Sequence[Run | Recipe | str | Path]) -> Iterator[Run | str | Path]:
     yield from (one for one in what if not isinstance(one, Recipe))
-
-
-def _free_memory() -> None:
-    """Lets go of the last run's base, so that two are never held at once."""
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class _Titled(Listener):

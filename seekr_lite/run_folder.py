@@ -317,17 +317,17 @@ class RunFolder:
         Raises:
             Stopped: the folder cannot be written.
         """
-        paths = {(one.after, one.task): self.predictions_path(one.after, one.task) for one in self.record.evaluations}
-        damaged = [one for one in self.record.evaluations if not self._is_whole(paths[(one.after, one.task)])]
-        for one in damaged:
+        found = [(one, self.predictions_path(one.after, one.task)) for one in self.record.evaluations]
+        damaged = [(one, path) for one, path in found if not self._is_whole(path)]
+        for one, path in damaged:
             self.record.evaluations.remove(one)
-            self.record.files.pop(paths[(one.after, one.task)].relative_to(self.path).as_posix(), None)
+            self.record.files.pop(path.relative_to(self.path).as_posix(), None)
         if damaged:
             self.save()
-        for one in damaged:
-            with writing(paths[(one.after, one.task)]):
-                paths[(one.after, one.task)].unlink(missing_ok=True)
-        return damaged
+        for _, path in damaged:
+            with writing(path):
+                path.unlink(missing_ok=True)
+        return [one for one, _ in damaged]
 
     def _is_whole(self, path: Path) -> bool:
         try:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
-from seekr_lite.data.gather import check_metrics as check_metrics
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
 from seekr_lite.progress import Advance

@@ -11,6 +11,17 @@ from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
 
+# What makes transformers' `generate` greedy, whatever a model's own generation settings say.
+GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+    "repetition_penalty": 1.0,
+    "use_cache": True,
+}
+
 
 @torch.no_grad()
 def generate(
@@ -59,15 +70,9 @@ def transformers_answers(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        repetition_penalty=1.0,
-        use_cache=True,
         pad_token_id=pad_token_id,
         eos_token_id=eos_token_id,
+        **GREEDY,
     )
     answers: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
     return answers

@@ -6,14 +6,13 @@ that are alive is the peak, so what it says there is how right the fake run is, 
 
 from __future__ import annotations
 
-import gc
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.base import Base, choose_device, choose_dtype, keep_trainable, limit_memory
+from seekr_lite.base import Base, choose_device, choose_dtype, free_memory, keep_trainable, limit_memory
 from seekr_lite.errors import UserError
 from seekr_lite.plan.configs import model_config
 from seekr_lite.plan.weights import quantised_layers
@@ -121,9 +120,7 @@ def _measure(learner: Learner, step: PhaseStep, plan: Plan) -> MeasuredPhase:
     except (torch.OutOfMemoryError, UserError) as error:
         return replace(result, failure=str(error).splitlines()[0])
     finally:
-        gc.collect()
-        if learner.base.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory()
     stays = 0 if learner.base.device.type == "cuda" else planned.stays
     return replace(result, peak=stays + peak, seconds=seconds)
 

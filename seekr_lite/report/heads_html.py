@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.heads import shades
 from seekr_lite.report.heads_table import ranges
+from seekr_lite.report.svg_charts import heatmap_axes
 
 if TYPE_CHECKING:
     from seekr_lite.heads import Heads, TaskHeads
@@ -100,26 +101,9 @@ def _figure(task: TaskHeads, measure: str) -> str:
     back = f'<rect class="back" x="{MARGIN}" y="{MARGIN}" width="{heads * CELL}" height="{layers * CELL}"/>'
     return (
         f"<figure><figcaption>{measure}, up to {float(values.max()):.3g}</figcaption>"
-        f'<svg {size} role="img" aria-label="{label}">{back}{_axes(layers, heads)}'
+        f'<svg {size} role="img" aria-label="{label}">{back}{heatmap_axes(layers, heads, MARGIN, CELL)}'
         f'<g class="cell">{cells}</g><g class="chosen">{frames}</g></svg></figure>'
     )
-
-
-def _axes(layers: int, heads: int) -> str:
-    middle = CELL // 2
-    across = "".join(
-        f'<text x="{MARGIN + head * CELL + middle}" y="{MARGIN - 5}" text-anchor="middle">{head}</text>'
-        for head in range(0, heads, 1 if heads <= 8 else 4)
-    )
-    down = "".join(
-        f'<text x="{MARGIN - 5}" y="{MARGIN + layer * CELL + middle + 3}" text-anchor="end">{layer}</text>'
-        for layer in range(0, layers, 1 if layers <= 8 else 4)
-    )
-    names = (
-        f'<text x="{MARGIN}" y="10">head</text>'
-        f'<text x="10" y="{MARGIN}" transform="rotate(-90 10 {MARGIN})" text-anchor="end">layer</text>'
-    )
-    return across + down + names
 
 
 def _top(task: TaskHeads) -> str:

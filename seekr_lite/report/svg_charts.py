@@ -89,9 +89,8 @@ def heatmap(label: str, shades: Sequence[Sequence[float]], framed: Sequence[tupl
     size = CELL - 1
     frames = "".join(f"M{AXIS + h * CELL} {AXIS + i * CELL}h{size}v{size}h-{size}z" for i, h in framed)
     outline = f'<path class="frame" d="{frames}"/>' if frames else ""
-    content = (
-        f'{_heatmap_axes(layers, heads)}<g class="cells">{cells}</g><g class="digits">{"".join(rows)}</g>{outline}'
-    )
+    axes, digits = heatmap_axes(layers, heads, AXIS, CELL), "".join(rows)
+    content = f'{axes}<g class="cells">{cells}</g><g class="digits">{digits}</g>{outline}'
     return _svg(width, height, label, content, zoom=max(1.0, min(1.5, SMALL / width)))
 
 
@@ -161,18 +160,19 @@ def number(value: float) -> str:
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
-def _heatmap_axes(layers: int, heads: int) -> str:
+def heatmap_axes(layers: int, heads: int, margin: int, cell: int) -> str:
+    """Numbers of layers and heads on the left of and above a heatmap, `margin` and cells of so many pixels wide."""
     across = "".join(
-        f'<text x="{AXIS + head * CELL + 7}" y="{AXIS - 4}" text-anchor="middle">{head}</text>'
+        f'<text x="{margin + head * cell + cell // 2}" y="{margin - 5}" text-anchor="middle">{head}</text>'
         for head in range(0, heads, 1 if heads <= 8 else 4)
     )
     down = "".join(
-        f'<text x="{AXIS - 5}" y="{AXIS + layer * CELL + 11}" text-anchor="end">{layer}</text>'
+        f'<text x="{margin - 5}" y="{margin + layer * cell + (cell + 1) // 2 + 3}" text-anchor="end">{layer}</text>'
         for layer in range(0, layers, 1 if layers <= 8 else 4)
     )
     names = (
-        f'<text x="{AXIS}" y="10">head</text>'
-        f'<text x="9" y="{AXIS}" transform="rotate(-90 9 {AXIS})" text-anchor="end">layer</text>'
+        f'<text x="{margin}" y="10">head</text>'
+        f'<text x="10" y="{margin}" transform="rotate(-90 10 {margin})" text-anchor="end">layer</text>'
     )
     return across + down + names
 
