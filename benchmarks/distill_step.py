@@ -16,8 +16,8 @@ One run measures, for the same random model and the same row of tokens:
 
 The official time of the attention term depends on memory on a CPU: its maps are fresh pages each time, unless the
 allocator keeps them (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ of some GB; or large steps before, in the same
-process). Then eager attention is hardly slower than sdpa, and the term costs less than ours at 1,024 tokens. So its time
-in benchmarks/results/ is that of fresh memory, and no evidence for arithmetic. Saved bytes do not depend on it.
+process). Then eager attention is hardly slower than sdpa, and the term costs less than ours at 1,024 tokens. So its
+time in benchmarks/results/ is that of fresh memory, and no evidence for arithmetic. Saved bytes do not depend on it.
 
 Time is the median of interleaved repeats. Saved bytes are what autograd holds between forward and backward: each
 storage once, without the model's weights and without cached teacher maps. Legend: h heads, n tokens, d size of a head.
