@@ -14,10 +14,10 @@ One run measures, for the same random model and the same row of tokens:
   eager attention of all heads and the comparison cost more than sdpa;
 - one scoring pass: sensitivity and forgettability of every head on one sample.
 
-The official time of the attention term depends on memory on a CPU: its maps are fresh pages each time, unless the
-allocator keeps them (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ of some GB; or large steps before, in the same
-process). Then eager attention is hardly slower than sdpa, and the term costs less than ours at 1,024 tokens. So its
-time in benchmarks/results/ is that of fresh memory, and no evidence for arithmetic. Saved bytes do not depend on it.
+On a CPU the term of one layer is measured in float32: sdpa's backward pass in bfloat16 is so slow there that eager
+attention costs hardly more, and their difference says nothing about the term. The official time also depends on the
+allocator, by default its maps are fresh pages each time: MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and
+MALLOC_TOP_PAD_ of some GB in the environment keep them, and leave the arithmetic.
 
 Time is the median of interleaved repeats. Saved bytes are what autograd holds between forward and backward: each
 storage once, without the model's weights and without cached teacher maps. Legend: h heads, n tokens, d size of a head.
@@ -31,6 +31,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import re
 import shlex
@@ -94,6 +95,7 @@ class Shape:
     tokens: tuple[int, ...] = (1024, 1536)
     answer_tokens: int = 128
     dtype: str = "bfloat16"
+    term_dtype: str = "bfloat16"  # of the attention term of one layer
     brief: bool = False
 
     @property
@@ -102,7 +104,7 @@ class Shape:
 
 
 LLAMA_2_7B = Shape(layers=32, held_layers=24, held_heads=5)  # SEEKR's budgets: 24 layers, 128 heads
-ON_CPU = Shape(layers=4, held_layers=3, held_heads=5, brief=True)  # the same share of layers
+ON_CPU = Shape(layers=4, held_layers=3, held_heads=5, term_dtype="float32", brief=True)  # the same share of layers
 QUICK = Shape(2, 1, 2, hidden=64, heads=4, intermediate=96, vocabulary=64, tokens=(32, 48), answer_tokens=8)
 
 Attention = Callable[[Any], AbstractContextManager[Any]]
@@ -311,7 +313,7 @@ def term_cases(shape: Shape, tokens: int, device: torch.device) -> list[Case]:
     generator = torch.Generator(device).manual_seed(SEED)
 
     def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=generator, device=device).to(getattr(torch, shape.dtype))
+        return torch.randn(*size, generator=generator, device=device).to(getattr(torch, shape.term_dtype))
 
     size = (1, shape.heads, tokens, shape.head_size)
     query, key, value = (normal(*size).requires_grad_() for _ in range(3))
@@ -557,6 +559,7 @@ def report(arguments: argparse.Namespace, command: list[str]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "seekr-lite": installed("seekr-lite")}
         | {name: installed(name) for name in packages},
         "shape": {**asdict(shape), "tokens": list(arguments.tokens or shape.tokens)},
+        "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "base": "nf4" if four_bit else shape.dtype,
         "adapter": AdapterSettings().model_dump(),
         "repeats": repeats,

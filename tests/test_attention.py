@@ -119,7 +119,8 @@ def test_sensitivity_is_the_mean_square_gradient_of_the_map(key_heads: int) -> N
     group = heads // key_heads
     shape = MapShape.of_all_rows(padding, tokens, size**-0.5)
     scores = query @ key.repeat_interleave(group, 1).transpose(2, 3) * shape.scale
-    maps = scores.masked_fill(~shape.allowed(0, tokens, tokens)[:, None], -torch.inf).softmax(-1).requires_grad_()
+    mask = shape.mask(0, tokens, tokens, scores.new_empty(batch, tokens, tokens))
+    maps = (scores + mask[:, None]).softmax(-1).requires_grad_()
     output = (maps @ value.repeat_interleave(group, 1)).transpose(1, 2)  # [b, n, h, d]
     recorder = SensitivityRecorder(padding)
     recorder.record(AttentionCall(0, query, key, value, output, shape.scale, None))
@@ -230,7 +231,7 @@ def test_recorded_heads_make_the_maps_of_the_model(make: Any) -> None:
         seen = recorder.of(layer)
         shape = MapShape.of_all_rows(batch.padding.repeat_interleave(heads), tokens, seen.scale, seen.window)
         scores = seen.query @ seen.key.transpose(1, 2) * seen.scale
-        made = scores.masked_fill(~shape.allowed(0, tokens, tokens), -torch.inf).softmax(-1).view_as(maps)
+        made = (scores + shape.mask(0, tokens, tokens, torch.empty_like(scores))).softmax(-1).view_as(maps)
         for row, padding in enumerate(batch.padding.tolist()):
             torch.testing.assert_close(made[row, :, padding:], maps[row, :, padding:], rtol=1e-4, atol=1e-6)
 

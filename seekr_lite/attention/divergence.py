@@ -7,6 +7,7 @@ head), m compared query rows, n tokens, d size of a head. Scores are at least fp
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 OFFICIAL_EPSILON = 1e-8  # of the official SEEKR code: KL(P_t || P_s + 1e-8)
 CHUNK_ROWS = 128
+HIDE = 1e30  # a score less this much has probability 0 exactly; times any number of tokens it is still finite
 NO_ROW = -1  # in MapShape.rows: no query row stands here
 
 
@@ -46,14 +48,19 @@ class MapShape:
         """Keys after this one no row before row `last` can see."""
         return min(last, tokens) if self.consecutive else tokens
 
-    def allowed(self, first: int, last: int, keys: int) -> torch.Tensor:
-        """`[p, rows, keys]`: causal, inside the window, not padding. No row sees key 0 only, to stay finite."""
-        key = torch.arange(keys, device=self.rows.device)
-        row = self.rows[:, first:last, None]  # [p, rows, 1]
-        seen = (key <= row) & (key >= self.padding[:, None, None])
+    def mask(self, first: int, last: int, keys: int, out: torch.Tensor) -> torch.Tensor:
+        """What is added to scores: 0 for keys up to the row's token, inside the window, not padding; `[p, rows, keys]`.
+
+        Elsewhere the distance to the nearest such key, times HIDE: arithmetic of floats is several times quicker on a
+        CPU than choosing by a bool, and a row that may see nothing stays finite.
+        """
+        key = torch.arange(keys, device=out.device, dtype=out.dtype)
+        row = self.rows[:, first:last, None].to(out.dtype)  # [p, rows, 1]
+        torch.sub(row, key, out=out).clamp_(max=0)
         if self.window is not None:
-            seen = seen & (key > row - self.window)
-        return seen | ((row < 0) & (key == 0))
+            out += (key - row + (self.window - 1)).clamp_(max=0)
+        out += (key - self.padding[:, None].to(out.dtype)).clamp_(max=0)[:, None]
+        return out.mul_(HIDE)
 
 
 def all_rows(padding: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -92,13 +99,9 @@ def map_change(
 ) -> torch.Tensor:
     """Mean over compared query rows and real keys of the squared difference of two maps: `[p]` (SEEKR, eq. 6)."""
     total = _zeros(shape, query)
-    query, other_query = (part.to(total.dtype) * shape.scale for part in (query, other_query))
-    key, other_key = key.to(total.dtype), other_key.to(total.dtype)
     for first, last in row_chunks(query.shape[1], chunk_rows):
-        keys = shape.keys_until(last, key.shape[1])
-        mask = _mask(shape, first, last, keys, total.dtype)
-        change = _maps(query[:, first:last], key[:, :keys], mask)
-        change -= _maps(other_query[:, first:last], other_key[:, :keys], mask)
+        change = attention_maps(query, key, shape, first, last)
+        change -= attention_maps(other_query, other_key, shape, first, last)
         total += (change.square_().sum(-1) * shape.counted[:, first:last]).sum(-1)
     real_keys = key.shape[1] - shape.padding
     return total / (shape.counted.sum(-1) * real_keys)
@@ -131,15 +134,24 @@ def divergence_and_gradient(
     grad_query = torch.zeros_like(query) if with_gradient else None
     grad_key = torch.zeros_like(key) if with_gradient else None
     tiny = torch.finfo(total.dtype).tiny  # keeps 0 / 0 and log 0 of masked entries finite; they add 0
-    for first, last in row_chunks(query.shape[1], chunk_rows):
+    chunks = row_chunks(query.shape[1], chunk_rows)
+    # Every chunk's maps `[p, rows, keys]` lie in the same memory: fresh pages cost a CPU as much as the arithmetic.
+    memory = query.new_empty(4, len(query) * min(chunk_rows, query.shape[1]) * key.shape[1])
+    for first, last in chunks:
         keys = shape.keys_until(last, key.shape[1])
-        mask = _mask(shape, first, last, keys, total.dtype)
+        size = len(query), last - first, keys
+        student, teacher, ratio, spare = (part[: math.prod(size)].view(size) for part in memory)
         query_rows, visible_key = query[:, first:last], key[:, :keys]
         row_share = share[:, first:last, None]
-        student = _maps(query_rows, visible_key, mask)  # [p, rows, keys]
-        teacher = _maps(teacher_query[:, first:last], teacher_key[:, :keys], mask)
-        ratio = teacher / (student + max(epsilon, tiny))
-        total += (ratio.clamp(min=tiny).log_().mul_(teacher).sum(-1, keepdim=True) * row_share).sum((1, 2))
+        mask = shape.mask(first, last, keys, out=spare)
+        _scores(query_rows, visible_key, mask, out=ratio)
+        torch.softmax(ratio, -1, out=student)
+        _scores(teacher_query[:, first:last], teacher_key[:, :keys], mask, out=ratio)
+        torch.softmax(ratio, -1, out=teacher)
+        torch.add(student, max(epsilon, tiny), out=ratio)
+        torch.div(teacher, ratio, out=ratio)
+        terms = torch.clamp(ratio, min=tiny, out=spare).log_().mul_(teacher)
+        total += (terms.sum(-1, keepdim=True) * row_share).sum((1, 2))
         if grad_query is None or grad_key is None:
             continue
         if epsilon == 0:
@@ -149,7 +161,7 @@ def divergence_and_gradient(
             scores = student.mul_(pull.sum(-1, keepdim=True)).sub_(pull)
         # The shares multiply rows of d numbers here, not rows of n.
         grad_query[:, first:last] = (scores @ visible_key) * (row_share * shape.scale)
-        grad_key[:, :keys] += scores.transpose(1, 2) @ (query_rows * row_share)
+        grad_key[:, :keys].baddbmm_(scores.transpose(1, 2), query_rows * row_share)
     return DivergenceAndGradient(total, grad_query, grad_key)
 
 
@@ -211,18 +223,13 @@ def attention_maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, firs
     dtype = torch.promote_types(query.dtype, torch.float32)
     keys = shape.keys_until(last, key.shape[1])
     scaled_query = query[:, first:last].to(dtype) * shape.scale
-    return _maps(scaled_query, key[:, :keys].to(dtype), _mask(shape, first, last, keys, dtype))
+    scores = scaled_query.new_empty(len(query), last - first, keys)
+    return _scores(scaled_query, key[:, :keys].to(dtype), shape.mask(first, last, keys, scores), scores).softmax(-1)
 
 
-def _mask(shape: MapShape, first: int, last: int, keys: int, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to scores, for both maps: 0 where a row may look, -infinity elsewhere; `[p, rows, keys]`."""
-    allowed = shape.allowed(first, last, keys)
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
-
-
-def _maps(scaled_query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Attention probabilities of some query rows: `[p, rows, keys]`."""
-    return torch.baddbmm(mask, scaled_query, key.transpose(1, 2)).softmax(-1)
+def _scores(scaled_query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Attention scores of some query rows before the softmax: `[p, rows, keys]`."""
+    return torch.baddbmm(mask, scaled_query, key.transpose(1, 2), out=out)
 
 
 def _zeros(shape: MapShape, like: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,7 @@ def _part(matrix, index, count, size, width: tl.constexpr):
 
 @triton.jit
 def _seen(row, key, padding, window):
-    """As `MapShape.allowed`, but NO_ROW sees nothing. Keys past the end come after every row."""
+    """Where `MapShape.mask` is 0; NO_ROW sees nothing. Keys past the end come after every row."""
     return (key <= row) & (key >= padding) & (key > row - window)
 
 
