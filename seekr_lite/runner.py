@@ -20,6 +20,7 @@ from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
 from seekr_lite.stopping import StopRequest, stop_signals
+from seekr_lite.trackers import Trackers, check_trackers
 
 if TYPE_CHECKING:
     from seekr_lite.export import Export
@@ -39,6 +40,7 @@ HARMLESS_KEYS = {
     "run.memory_limit_gb",
     "run.checkpoint_minutes",
     "run.checkpoint_steps",
+    "run.trackers",
     "evaluate.rounds",
 }
 
@@ -202,6 +204,7 @@ def run(
         recipe = Recipe.from_toml(recipe, overrides)
     path = Path(output or recipe.run.output or "runs/run")
     recipe = recipe.with_(run={"output": str(path)})
+    check_trackers(recipe.run.trackers)
     RunFolder.check_free(path)
     folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
     if folder is not None:
@@ -216,11 +219,12 @@ def run(
 
         listener = Console()
     stop = StopRequest()
-    listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop)
+    trackers = Trackers(recipe, path, listener.say)
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"), trackers, stop)
     learner = Learner(recipe, base, listeners, stop)  # before a folder is made: it refuses what a method cannot use
     if fresh and RunFolder.is_run(path):
         listener.say(f"the run that was in {path} is now in {move_aside(path)}")
-    with locked(path), stop_signals(stop):
+    with locked(path), stop_signals(stop), trackers:
         if folder is None:
             RunFolder.check_free(path)  # again, now that nobody else can write here
             folder = RunFolder.create(path, recipe)
@@ -229,6 +233,7 @@ def run(
         for task in tasks:
             folder.save_task(task)
         folder.write_recipe(recipe)
+        trackers.go_on_after(stage.steps for stage in folder.record.stages)
         carry_on(folder, learner, sequence, listeners)
     return Run(path)
 
@@ -252,7 +257,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     # What was recorded once is made again, too, where the rounds of the longer sequence no longer ask for it.
     evaluations = list(dict.fromkeys([*planned, *forget_damaged(folder, tasks, listener)]))
     checkpoints = folder.checkpoints(recipe, listener)
-    evaluate_after(folder, learner, None, tasks, evaluations)
+    evaluate_after(folder, learner, None, tasks, evaluations, listener)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
             learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
@@ -264,7 +269,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
             checkpoints.forget()
             listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
         after = len(tasks) - 1 if joint else index
-        evaluate_after(folder, learner, after, tasks, evaluations)
+        evaluate_after(folder, learner, after, tasks, evaluations, listener)
         listener.say(describe_stage(folder, index, after, stage))
     results = {}
     for after_task, task in planned:
@@ -292,14 +297,15 @@ def evaluate_after(
     after: int | None,
     tasks: list[Task],
     evaluations: list[tuple[int | None, int]],
+    listener: Listener,
 ) -> None:
-    """The planned evaluations of one round that have not been made."""
+    """Makes the planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
         if round_after == after and folder.evaluation(after, tasks[task].name) is None:
             name = tasks[task].name
-            folder.save_evaluation(
-                after, name, learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
-            )
+            result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
+            folder.save_evaluation(after, name, result)
+            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll)
 
 
 def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:
