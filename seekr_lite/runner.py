@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.loaded_model import LoadedModel
+    from seekr_lite.push import Push
     from seekr_lite.replay_store import TaskStore
     from seekr_lite.run_evaluation import Evaluation
 
@@ -118,6 +119,19 @@ class Run:
         from seekr_lite.export import export
 
         return export(self.folder, to, after, merge, listener)
+
+    def push(
+        self,
+        to: str,
+        after: str | None = None,
+        private: bool = False,
+        base_model: str | None = None,
+        send: bool = False,
+    ) -> Push:
+        """What of an adapter would go to the hub; with `send` it goes. See `seekr_lite.push.push`."""
+        from seekr_lite.push import push
+
+        return push(self.folder, to, after, private, base_model, send)
 
     def save_report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one HTML file that needs nothing else; by default `report.html` in its folder.
