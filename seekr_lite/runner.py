@@ -63,8 +63,11 @@ class Run:
 
     @property
     def scores(self) -> Scoreboard:
-        """The scoreboard. Raises `UserError` where the run has not ended."""
-        return Scoreboard.from_json(self.folder.load_scores())
+        """The scoreboard, and the general texts measured since. Raises `UserError` where the run has not ended."""
+        from seekr_lite.general_store import with_texts
+
+        folder = self.folder
+        return with_texts(Scoreboard.from_json(folder.load_scores()), folder)
 
     @property
     def folder(self) -> RunFolder:
