@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def generate(
         Row number -> answer, for the rows of one batch.
     """
     lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
-    answer = greedy_answers if can_answer(model) else transformers_answers
+    answer = answer_function(model)
     for rows in split_by_tokens(lengths, batch_tokens):
         if all(row in known for row in rows):
             yield {row: known[row] for row in rows}
@@ -53,6 +53,11 @@ def generate(
         batch = [prompts[row] for row in rows]
         answers = answer(model, batch, max_new_tokens, tokenizer.pad_token_id, tokenizer.eos_token_id)
         yield dict(zip(rows, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True))
+
+
+def answer_function(model: Any) -> Callable[[Any, Sequence[EncodedExample], int, int, int], list[list[int]]]:
+    """Our own loop where the model's cache allows it, else transformers'."""
+    return greedy_answers if can_answer(model) else transformers_answers
 
 
 @torch.no_grad()
