@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -217,9 +218,10 @@ def _reaching_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
+        # gloo puts the line of its source before the reason, and advice after it.
+        reason = re.sub(r"^\[\S+:\d+\] |\. This is typically.*|\n.*", "", str(error), flags=re.DOTALL)
         raise Stopped(
-            "another process of this run has ended or cannot be reached, so this one ends, too. If it could still say "
-            "why, its message is above or below. Everything recorded so far is kept, and the same command goes on from "
-            f"there, with any number of processes (the exchange failed with: {reason})"
+            f"another process of this run has ended or cannot be reached ({reason}), so this one ends, too. If the "
+            "other one could say why, its message is near this one. Everything recorded so far is kept, and the same "
+            "command goes on from there, with any number of processes"
         ) from None

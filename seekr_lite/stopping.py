@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from seekr_lite.errors import Interrupted
+from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.progress import Advance, Listener
 
 EXIT_CODES = {signal.SIGTERM: 3, signal.SIGINT: 130}
@@ -71,6 +71,10 @@ def stop_signals(request: StopRequest) -> Iterator[None]:
     before = {number: signal.signal(number, ask) for number in EXIT_CODES}
     try:
         yield
+    except (UserError, Interrupted):
+        if not request.alone:  # a launcher ends the rest of a failed run by SIGTERM: it must not cut off what is said
+            before = {}
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
