@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ def generate(
         Row number -> answer, for the rows of one batch.
     """
     lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
-    answer = greedy_answers if can_answer(model) else transformers_answers
+    answer = answer_function(model)
     batches = split_by_tokens(lengths, batch_tokens)
     for rows in batches:
         if all(row in known for row in rows):
@@ -63,6 +63,11 @@ def generate(
             texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         for rows, found in zip(at_once, processes.gather(texts), strict=False):  # fewer batches than processes
             yield dict(zip(rows, found, strict=True))
+
+
+def answer_function(model: Any) -> Callable[[Any, Sequence[EncodedExample], int, int, int], list[list[int]]]:
+    """Our own loop where the model's cache allows it, else transformers'."""
+    return greedy_answers if can_answer(model) else transformers_answers
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ def held_out_pass(learner: Learner, rows: int, length: RowLength) -> None:
 
 def prompts_pass(learner: Learner, rows: int, length: RowLength) -> None:
     """Generation, its first step: the prompts of a batch at once."""
-    batch = collate(_rows(rows, RowLength(length.prompt, 0)), _pad(learner)).to(learner.base.device)
+    batch = collate(prompts(rows, length), _pad(learner)).to(learner.base.device)
     with _last_adapter(learner):
         learner.adapters.model(
             input_ids=batch.input_ids,
@@ -139,6 +139,11 @@ def prompts_pass(learner: Learner, rows: int, length: RowLength) -> None:
             use_cache=True,
             logits_to_keep=1,
         )
+
+
+def prompts(rows: int, length: RowLength) -> list[EncodedExample]:
+    """Rows without answers."""
+    return _rows(rows, RowLength(length.prompt, 0))
 
 
 def last_token_pass(learner: Learner, rows: int, length: RowLength) -> None:
