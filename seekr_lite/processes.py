@@ -72,6 +72,11 @@ class Processes:
             device = torch.device("cuda", local)
         with _reaching_others():
             state = PartialState(cpu=device.type == "cpu")
+            if state.num_processes != launched_count():
+                raise UserError(
+                    f"{launched_count()} processes were started, and accelerate knows of {state.num_processes}: it was "
+                    "set up before in another way. Call seekr_lite first, or set base.device as there"
+                )
             on_host = torch.distributed.get_backend() == "gloo"
             group = None if on_host else torch.distributed.new_group(backend="gloo")
         if stop is not None:
