@@ -362,6 +362,8 @@ def main() -> None:
         if options.quick
         else real_recipe(options.model, options.data, options.batch_size, options.checkpointing)
     )
+    if options.shape:  # nothing is to be learned on random weights, but they could run away
+        recipe = recipe.with_(train={"learning_rate": 1e-5})
     share = 0.08 if options.quick else options.share
     tasks = [share_of(task, share, recipe.train.batch_size) for task in gather_tasks(recipe, None, ())]
     result = {

@@ -183,8 +183,9 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
 
     if gigabytes is None or device.type != "cuda":
         return
-    whole = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole), device)
+    index = torch.cuda.current_device() if device.index is None else device.index  # torch wants a number here
+    whole = torch.cuda.get_device_properties(index).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole), index)
 
 
 def free_memory() -> None:
