@@ -86,8 +86,8 @@ def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(settings: BaseSettings) -> Base:
-    """Loads, quantises and freezes the base.
+def load_base(settings: BaseSettings, device: torch.device | None = None) -> Base:
+    """Loads, quantises and freezes the base, on the recipe's device or on a certain one.
 
     Raises:
         UserError: see `load_config`; or no safetensors weights; or a GPU was asked for and there is none.
@@ -95,7 +95,7 @@ def load_base(settings: BaseSettings) -> Base:
     import torch
     from transformers import AutoModelForCausalLM
 
-    device = choose_device(settings.device)
+    device = device or choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     avoid_cudnn_attention()
     with _user_errors(settings.model), no_pickle():
@@ -216,7 +216,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     import torch
 
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

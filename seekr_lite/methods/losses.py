@@ -25,7 +25,7 @@ def cross_entropy_sum(states: AnswerStates, labels: torch.Tensor) -> torch.Tenso
     targets = labels[chosen]  # [t]
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
-        return F.cross_entropy(states.to_logits(hidden).float(), targets[chunk], reduction="sum")
+        return F.cross_entropy(_precise(states.to_logits(hidden)), targets[chunk], reduction="sum")
 
     return chunked_sum(states.hidden[:, :-1][chosen], loss)
 
@@ -46,10 +46,15 @@ def soft_cross_entropy_sum(
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
         with torch.no_grad():
-            target = teacher.to_logits(teacher_hidden[chunk]).float().softmax(-1)
-        return -(target * states.to_logits(hidden).float().log_softmax(-1)).sum()
+            target = _precise(teacher.to_logits(teacher_hidden[chunk])).softmax(-1)
+        return -(target * _precise(states.to_logits(hidden)).log_softmax(-1)).sum()
 
     return chunked_sum(states.hidden[:, aligned][chosen], loss)
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    """In fp32 at least: exponentials of half precision are too coarse."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def chunked_sum(hidden: torch.Tensor, loss: ChunkLoss, chunk_tokens: int = CHUNK_TOKENS) -> torch.Tensor:

@@ -22,6 +22,7 @@ from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.errors import UserError
 from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
 from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from seekr_lite.methods.memory import ReplayRow
@@ -79,6 +80,7 @@ class Method:
     looks_into_attention: ClassVar[bool] = False  # trains inside the tap
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
     default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
+    processes: Processes = ALONE  # those that make the run; what is not shared among them, each does
 
     def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
         self.settings = settings
