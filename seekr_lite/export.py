@@ -34,9 +34,9 @@ from seekr_lite.recipe_errors import nearest
 from seekr_lite.report.export_card import export_card
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import Snapshot
     from seekr_lite.recipe import BaseSettings
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
 MERGES = {
     "none": "the adapter alone, to be loaded on the base by PEFT",

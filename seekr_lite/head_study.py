@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence, Snapshot
+from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.base import Base, load_base
 from seekr_lite.data.encoding import encode_task_rows
@@ -20,6 +20,7 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Listener
 from seekr_lite.recipe_errors import nearest
 from seekr_lite.runner import check_against_base
+from seekr_lite.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import AdapterSettings, Recipe

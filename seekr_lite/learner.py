@@ -16,7 +16,6 @@ from functools import partial
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
 from seekr_lite.bad_steps import StepRows, stopped_by, stops
 from seekr_lite.base import Base, checkpoint_activations, load_base
@@ -36,6 +35,7 @@ from seekr_lite.optimizers import make_optimizer
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import generator_for, seed_for
+from seekr_lite.snapshots import Snapshot
 from seekr_lite.step_gradients import StepGradients
 from seekr_lite.step_log import StepLog
 from seekr_lite.stopping import StopRequest
@@ -79,8 +79,9 @@ class Learner:
         self.stop = stop or StopRequest()
         self.listener = listener or Listener()
         self.base = base or load_base(recipe.base)
-        self.adapters = AdapterSequence(self.base, recipe.adapter, recipe.run.seed)
-        self.method: Method = method_class(recipe.method.name)(recipe.method, self.adapters, recipe.run.seed)
+        method = method_class(recipe.method.name)
+        self.adapters = method.make_adapters(self.base, recipe)
+        self.method: Method = method(recipe.method, self.adapters, recipe.run.seed)
         self.micro_batches = MicroBatches(recipe.train.micro_batch_tokens, self.listener, self.base.device.type)
         self.tasks: list[Task] = []
         self.memory: list[tuple[Example, ...]] = []  # by task
@@ -113,6 +114,8 @@ class Learner:
         with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
             position = self._train(stage, tasks, checkpoints or Checkpoints())
         snapshot = self.adapters.finish_task()
+        if self.method.reviews_rows:
+            self.method.review_task(stage, self._encode([row for task in tasks for row in task.train]))
         samples = self._choose_memory(stage, tasks)
         encoded = self._encode(samples)
         if encoded:
@@ -213,7 +216,7 @@ class Learner:
         settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
         generator = generator_for(self.recipe.run.seed, "memory", stage)
         kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
-        return tuple(rows[index] for index in kept)
+        return tuple(self.method.keep_rows(stage, [rows[index] for index in kept]))
 
     def _replay_rows(self) -> list[ReplayRow]:
         """The memory of all tasks so far, ready for the model; empty where the method replays nothing."""

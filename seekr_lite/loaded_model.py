@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import Snapshot
     from seekr_lite.base import Base
     from seekr_lite.recipe import Recipe
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
 
 @dataclass

@@ -13,8 +13,9 @@ from seekr_lite.recipe_errors import nearest
 if TYPE_CHECKING:
     import torch
 
-    from seekr_lite.adapters import AdapterSequence, Snapshot
+    from seekr_lite.adapters import AdapterSequence
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
 BARE_BASE = "base"
 Stage = int | None  # the model after this stage; None: the bare base

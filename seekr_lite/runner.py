@@ -313,7 +313,12 @@ def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task])
 def check_against_base(recipe: Recipe) -> None:
     """Refuses what the base cannot do, from its configuration alone."""
     from seekr_lite.base import load_config
+    from seekr_lite.methods.registry import method_class
 
+    method = method_class(recipe.method.name)
+    method.read_options(recipe.method)
+    if method.growth == "continue" and recipe.adapter.growth != "continue":
+        raise UserError(f'adapter.growth = "stack": the method "{method.name}" works on "continue" only')
     config = load_config(recipe.base).get_text_config()
     if recipe.method.name == "seekr":
         from seekr_lite.attention.selection import resolve_budgets

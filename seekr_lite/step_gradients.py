@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
 from seekr_lite.methods.schedule import Step
 from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.snapshots import SnapshotSequence
 
 
 @dataclass
@@ -46,7 +46,7 @@ class StepGradients:
     """
 
     def __init__(
-        self, method: Method, adapters: AdapterSequence, micro_batches: MicroBatches, replay_weight: float
+        self, method: Method, adapters: SnapshotSequence, micro_batches: MicroBatches, replay_weight: float
     ) -> None:
         self.method = method
         self.adapters = adapters

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.importance import (
     ChangeRecorder,
     SensitivityRecorder,
@@ -20,10 +19,11 @@ from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_
 from seekr_lite.methods.losses import cross_entropy_sum
 from seekr_lite.modes import train_mode_without_dropout
 from seekr_lite.progress import Advance, ignore
+from seekr_lite.snapshots import SnapshotSequence
 
 
 def score_heads(
-    adapters: AdapterSequence,
+    adapters: SnapshotSequence,
     samples: Sequence[EncodedExample],
     before: int | None,
     after: int,
@@ -38,7 +38,7 @@ def score_heads(
 
 
 def head_sensitivity(
-    adapters: AdapterSequence, samples: Sequence[EncodedExample], advance: Advance = ignore
+    adapters: SnapshotSequence, samples: Sequence[EncodedExample], advance: Advance = ignore
 ) -> torch.Tensor:
     """How much the loss of the model as it is set up now hangs on each head, normalised over a layer's heads.
 
@@ -53,7 +53,7 @@ def head_sensitivity(
 
 
 def head_forgettability(
-    adapters: AdapterSequence,
+    adapters: SnapshotSequence,
     samples: Sequence[EncodedExample],
     before: int | None,
     after: int,
@@ -69,7 +69,7 @@ def head_forgettability(
     return mean_by_layer(found, _not_tapped)
 
 
-def _one_by_one(adapters: AdapterSequence, samples: Sequence[EncodedExample]) -> Iterator[Batch]:
+def _one_by_one(adapters: SnapshotSequence, samples: Sequence[EncodedExample]) -> Iterator[Batch]:
     for sample in samples:
         yield collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device)
 
@@ -90,7 +90,7 @@ def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.
 
 
 def _sample_change(
-    adapters: AdapterSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int] | None
+    adapters: SnapshotSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int] | None
 ) -> dict[int, torch.Tensor]:
     config = adapters.base.model.config.get_text_config()
     device = batch.labels.device

@@ -31,7 +31,7 @@ def cross_entropy_sum(states: AnswerStates, labels: torch.Tensor) -> torch.Tenso
 
 
 def soft_cross_entropy_sum(
-    states: AnswerStates, teacher: AnswerStates, labels: torch.Tensor, positions: str
+    states: AnswerStates, teacher: AnswerStates, labels: torch.Tensor, positions: str, temperature: float = 1.0
 ) -> torch.Tensor:
     """Sum over answer tokens of -sum_v p_teacher(v) log p_student(v) (DER++; SEEKR, eq. 9).
 
@@ -39,6 +39,7 @@ def soft_cross_entropy_sum(
         labels: `[r, a]`.
         positions: "predictions" compares the positions that predict the answer; "labels" the positions that hold
             it, one to the right, as the official code does.
+        temperature: both sides' logits are divided by it.
     """
     chosen = labels != -100
     aligned = slice(0, -1) if positions == "predictions" else slice(1, None)
@@ -46,8 +47,8 @@ def soft_cross_entropy_sum(
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
         with torch.no_grad():
-            target = teacher.to_logits(teacher_hidden[chunk]).float().softmax(-1)
-        return -(target * states.to_logits(hidden).float().log_softmax(-1)).sum()
+            target = (teacher.to_logits(teacher_hidden[chunk]).float() / temperature).softmax(-1)
+        return -(target * (states.to_logits(hidden).float() / temperature).log_softmax(-1)).sum()
 
     return chunked_sum(states.hidden[:, aligned][chosen], loss)
 
