@@ -144,7 +144,8 @@ class Learner:
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
         parameters = self.adapters.student
-        optimizer = make_optimizer(list(parameters.values()), settings)
+        rate = settings.learning_rate * self.method.learning_rate_factor
+        optimizer = make_optimizer(list(parameters.values()), settings, rate)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
         )
@@ -174,12 +175,12 @@ class Learner:
             while position.epoch < epochs:
                 steps = plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order)
                 for step in steps[position.done :]:
-                    rate = float(scheduler.get_last_lr()[0])
+                    rate_now = float(scheduler.get_last_lr()[0])
                     draws = random_states()
                     terms = gradients(step, rows, old, with_norms=position.steps % GRADIENT_NORMS_EVERY == 0)
                     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip_norm)
                     named = partial(StepRows.of, step, tasks, self.tasks, old)
-                    if log.add(position.steps + 1, position.epoch, rate, norm, terms, named):
+                    if log.add(position.steps + 1, position.epoch, rate_now, norm, terms, named):
                         position.bad_steps = 0
                     else:
                         # Without gradients the step below changes neither weights nor moments.

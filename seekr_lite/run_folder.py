@@ -265,6 +265,8 @@ class RunFolder:
         config = read_json(folder / "adapter_config.json")
         weights = read_tensors(folder / "adapter_model.safetensors")
         try:
+            if "num_virtual_tokens" in config:  # a soft prompt
+                return Snapshot(weights, int(config["num_virtual_tokens"]), 1.0)
             return Snapshot(weights, int(config["r"]), float(config["lora_alpha"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{folder / 'adapter_config.json'}: damaged: {error!r}") from None

@@ -329,10 +329,12 @@ def check_against_base(recipe: Recipe) -> None:
         resolve_budgets(recipe.method, layers, heads)
     longest = getattr(config, "max_position_embeddings", None)
     asked = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens
-    if isinstance(longest, int) and 0 < longest < asked:
+    extra = method.extra_tokens(recipe)
+    if isinstance(longest, int) and 0 < longest < asked + extra:
+        prompt = f" and a soft prompt of {extra}" if extra else ""
         raise UserError(
-            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}: the base reads at most {longest} tokens; "
-            "lower one of them"
+            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}{prompt}: the base reads at most {longest} "
+            "tokens; lower one of them"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
+from seekr_lite.soft_prompt import PromptedModel
 
 # What makes transformers' `generate` greedy, whatever a model's own generation settings say.
 GREEDY: dict[str, Any] = {
@@ -44,6 +45,8 @@ def generate(
     Yields:
         Row number -> answer, for the rows of one batch.
     """
+    if isinstance(model, PromptedModel):
+        prompts, model = model.rows_with_prompt(prompts), model.get_base_model()
     lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
     answer = greedy_answers if can_answer(model) else transformers_answers
     for rows in split_by_tokens(lengths, batch_tokens):

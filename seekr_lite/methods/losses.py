@@ -19,13 +19,19 @@ CHUNK_TOKENS = 256
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]  # hidden states [c, h], which of all they are -> a sum
 
 
-def cross_entropy_sum(states: AnswerStates, labels: torch.Tensor) -> torch.Tensor:
-    """Sum over answer tokens of -log p(token). labels `[r, a]`, -100 where there is no answer."""
+def cross_entropy_sum(
+    states: AnswerStates, labels: torch.Tensor, row_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum over answer tokens of -log p(token). labels `[r, a]`, -100 where there is no answer; row_weights `[r]`."""
     chosen = labels != -100
     targets = labels[chosen]  # [t]
+    weights = None if row_weights is None else row_weights[:, None].expand_as(labels)[chosen]
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
-        return F.cross_entropy(states.to_logits(hidden).float(), targets[chunk], reduction="sum")
+        logits = states.to_logits(hidden).float()
+        if weights is None:
+            return F.cross_entropy(logits, targets[chunk], reduction="sum")
+        return (F.cross_entropy(logits, targets[chunk], reduction="none") * weights[chunk]).sum()
 
     return chunked_sum(states.hidden[:, :-1][chosen], loss)
 

@@ -126,6 +126,16 @@ class Method:
         return AdapterSequence(base, recipe.adapter.model_copy(update={"growth": growth}), recipe.run.seed)
 
     @property
+    def learning_rate_factor(self) -> float:
+        """What the recipe's learning rate is multiplied by: soft prompts need a far larger one than LoRA."""
+        return 1.0
+
+    @classmethod
+    def extra_tokens(cls, recipe: Recipe) -> int:
+        """Tokens that the method puts in front of a row, at most."""
+        return 0
+
+    @property
     def model(self) -> torch.nn.Module:
         model: torch.nn.Module = self.adapters.model
         return model
