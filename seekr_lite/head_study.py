@@ -64,6 +64,8 @@ def score_task_heads(
         raise UserError(f'after "{after}": the bare base is scored, which has learned nothing; name a run (--run) too')
     if run is not None:
         check_same_base(recipe, run)
+        if run.folder.load_snapshot(run.folder.stage_after(after)).is_prompt:
+            raise UserError(f"{run.path}: this run trains a soft prompt; heads are scored of LoRA adapters")
     found = read_task(recipe, task, None if run is None else run.folder)
     if not found.train:
         raise UserError(f"task {task}: there are no training rows to score heads on")

@@ -31,9 +31,7 @@ class LoadedModel:
         snapshot = folder.load_snapshot(folder.stage_after(after))
         recipe = folder.recipe()
         base = load_base(recipe.base)
-        if snapshot.is_prompt:
-            return cls(with_prompt(base, snapshot, recipe).eval(), base.tokenizer, recipe)
-        return cls(with_adapter(base, snapshot).eval(), base.tokenizer, recipe)
+        return cls(with_snapshot(base, snapshot, recipe).eval(), base.tokenizer, recipe)
 
     def generate(self, prompt: str, max_new_tokens: int | None = None) -> str:
         """The greedy answer to a prompt."""
@@ -49,6 +47,11 @@ class LoadedModel:
         )
         limit = max_new_tokens or data.max_answer_tokens
         return next(generate(self.model, self.tokenizer, encoded, limit, 1, known={}))[0]
+
+
+def with_snapshot(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
+    """The base with a LoRA adapter or a soft prompt. Raises `UserError` where it does not belong to the base."""
+    return with_prompt(base, snapshot, recipe) if snapshot.is_prompt else with_adapter(base, snapshot)
 
 
 def with_prompt(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
