@@ -200,6 +200,9 @@ class RunSettings(Section):
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GiB of the GPU that the run may take; `plan` says what fits, and a run never takes more."
     )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Where losses and scores are sent besides log.jsonl. Each needs its extra of the installation."
+    )
 
 
 class Recipe(Section):

@@ -24,6 +24,7 @@ from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RUN_FILE, RunFolder
 from seekr_lite.run_record import file_checksum
 from seekr_lite.stopping import StopRequest, stop_signals
+from seekr_lite.trackers import Trackers, check_trackers
 
 if TYPE_CHECKING:
     from seekr_lite.export import Export
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.loaded_model import LoadedModel
+    from seekr_lite.push import Push
     from seekr_lite.replay_store import TaskStore
     from seekr_lite.run_evaluation import Evaluation
 
@@ -43,6 +45,7 @@ HARMLESS_KEYS = {
     "run.memory_limit_gb",
     "run.checkpoint_minutes",
     "run.checkpoint_steps",
+    "run.trackers",
     "evaluate.rounds",
 }
 
@@ -64,8 +67,11 @@ class Run:
 
     @property
     def scores(self) -> Scoreboard:
-        """The scoreboard. Raises `UserError` where the run has not ended."""
-        return Scoreboard.from_json(self.folder.load_scores())
+        """The scoreboard, and the general texts measured since. Raises `UserError` where the run has not ended."""
+        from seekr_lite.general_store import with_texts
+
+        folder = self.folder
+        return with_texts(Scoreboard.from_json(folder.load_scores()), folder)
 
     @property
     def folder(self) -> RunFolder:
@@ -120,6 +126,19 @@ class Run:
         from seekr_lite.export import export
 
         return export(self.folder, to, after, merge, listener)
+
+    def push(
+        self,
+        to: str,
+        after: str | None = None,
+        private: bool = False,
+        base_model: str | None = None,
+        send: bool = False,
+    ) -> Push:
+        """What of an adapter would go to the hub; with `send` it goes. See `seekr_lite.push.push`."""
+        from seekr_lite.push import push
+
+        return push(self.folder, to, after, private, base_model, send)
 
     def save_report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one HTML file that needs nothing else; by default `report.html` in its folder.
@@ -215,8 +234,10 @@ def run(
         from seekr_lite.report.console import Console
 
         listener = Console()
-    listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop) if processes.is_main else stop
+    trackers = Trackers(recipe, path, listener.say)
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"), trackers, stop) if processes.is_main else stop
     with processes.together():
+        check_trackers(recipe.run.trackers)
         RunFolder.check_free(path)
         folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
         if folder is not None:
@@ -235,6 +256,8 @@ def run(
                     listener.say(f"the run that was in {path} is now in {move_aside(path)}")
                 held.enter_context(locked(path))
                 folder = prepare_folder(path, folder, recipe, tasks)
+                held.enter_context(trackers)
+                trackers.go_on_after(stage.steps for stage in folder.record.stages)
         held.enter_context(stop_signals(stop))
         carry_on(seen_by_all(path, folder, processes), learner, sequence, listeners)
     return Run(path)
@@ -298,7 +321,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     by_main(folder, processes, lambda: None)
     evaluations = list(dict.fromkeys([*planned, *((after, task) for after, task in damaged)]))
     checkpoints = folder.checkpoints(recipe, listener)
-    evaluate_after(folder, learner, None, tasks, evaluations)
+    evaluate_after(folder, learner, None, tasks, evaluations, listener)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
             learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
@@ -311,7 +334,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
             by_main(folder, processes, checkpoints.forget)
             listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
         after = len(tasks) - 1 if joint else index
-        evaluate_after(folder, learner, after, tasks, evaluations)
+        evaluate_after(folder, learner, after, tasks, evaluations, listener)
         listener.say(describe_stage(folder, index, after, stage))
     results = {}
     for after_task, task in planned:
@@ -339,13 +362,15 @@ def evaluate_after(
     after: int | None,
     tasks: list[Task],
     evaluations: list[tuple[int | None, int]],
+    listener: Listener,
 ) -> None:
-    """The planned evaluations of one round that have not been made."""
+    """Makes the planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
         if round_after == after and folder.evaluation(after, tasks[task].name) is None:
             name = tasks[task].name
             result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
             by_main(folder, learner.processes, partial(folder.save_evaluation, after, name, result))
+            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll)
 
 
 def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:
