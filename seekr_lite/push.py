@@ -16,8 +16,8 @@ from seekr_lite.errors import Stopped, UserError
 from seekr_lite.files import json_text, read_json
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import Snapshot
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 ALSO_THERE = ".gitattributes"  # the hub's own, in every repository
