@@ -1,7 +1,8 @@
-"""Studies: whole grids of runs (variants of the method x seeds x orders of the tasks), and their raw results.
+"""Studies: whole grids of runs (variants of the method x seeds x orders of the tasks), and the page of their results.
 
     python benchmarks/study.py superni-4 --jobs 2            # what is missing of a study's grid, two runs at a time
     python benchmarks/study.py superni-4 --only seekr,derpp --seeds 0,1
+    python benchmarks/study.py --page                        # docs/results.md from all raw results
 
 A study is a file in `benchmarks/studies/` (`study_grid.py`). Each run is a process of its own; its raw result is a file
 in `benchmarks/results/STUDY/`. Whatever is there is taken as it is; a run that was stopped goes on where it was, as
@@ -31,6 +32,7 @@ from benchmarks.study_results import RESULTS, is_finished, make_result, result_p
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.errors import Interrupted, UserError
 
+ROOT = Path(__file__).parents[1]
 STOPPED = 3  # the exit code of a run that can be taken up
 PATIENCE = 60  # seconds that a stopped run has to finish its step and write
 LOG_LINES = 5
@@ -171,7 +173,7 @@ def _numbers(text: str) -> list[int]:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", help="names in benchmarks/studies/, or paths of such files")
+    parser.add_argument("studies", nargs="*", help="names in benchmarks/studies/, or paths of such files")
     parser.add_argument("--only", type=_names, default=[], metavar="VARIANT,...", help="these variants")
     parser.add_argument("--seeds", type=_numbers, default=[], metavar="SEED,...", help="these seeds")
     parser.add_argument("--orders", type=_names, default=[], metavar="ORDER,...", help="these orders of the tasks")
@@ -182,9 +184,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where raw results go")
     parser.add_argument("--keep", action="store_true", help="keep the folders of finished runs")
     parser.add_argument("--list", action="store_true", help="say which runs are there, and stop")
+    parser.add_argument("--page", action="store_true", help="write docs/results.md from all raw results")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.files = {}
+    if not options.studies and not options.page:
+        parser.error("name a study, or --page")
     return options
 
 
@@ -194,7 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
-        return run_studies(options)
+        code = run_studies(options) if options.studies else 0
+        if options.page:
+            from benchmarks.study_page import write_page
+
+            write_page(ROOT / "docs", options.results)
+        return code
     except (UserError, Interrupted) as error:
         say(f"error: {error}" if isinstance(error, UserError) else str(error))
         return error.exit_code

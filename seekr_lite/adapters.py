@@ -15,7 +15,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +25,7 @@ from seekr_lite.base import Base
 from seekr_lite.errors import UserError
 from seekr_lite.modes import eval_mode
 from seekr_lite.seeds import seed_for
+from seekr_lite.snapshots import Snapshot, SnapshotSequence
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import AdapterSettings
@@ -35,16 +35,7 @@ STUDENT, SLOT, FROZEN = "student", "slot", "frozen"
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn")
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A frozen adapter on the host: PEFT's names -> tensors, lora_A `[rank, in]`, lora_B `[out, rank]`."""
-
-    weights: dict[str, torch.Tensor]
-    rank: int
-    alpha: float
-
-
-class AdapterSequence:
+class AdapterSequence(SnapshotSequence):
     """The student, the snapshots of finished tasks, and the slot through which a snapshot acts."""
 
     def __init__(self, base: Base, settings: AdapterSettings, seed: int) -> None:
@@ -107,10 +98,6 @@ class AdapterSequence:
         """The student's parameters by PEFT's names, the same objects for every task."""
         return dict(self._student)
 
-    def trainable_parameters(self) -> list[torch.nn.Parameter]:
-        """The student's parameters: the same objects for every task, so an optimizer never loses them."""
-        return list(self._student.values())
-
     # ------------------------------------------------------------------ snapshots that act
 
     @contextmanager
@@ -134,11 +121,6 @@ class AdapterSequence:
                     yield
         finally:
             self._activate(self._active)
-
-    @property
-    def teacher_rank(self) -> int:
-        """The rank of the largest snapshot: a slot of this rank serves every teacher."""
-        return max((snapshot.rank for snapshot in self.snapshots), default=self.settings.rank)
 
     def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
         """`adapter_config.json` of a snapshot, with sorted lists so that files of equal runs are equal."""

@@ -97,6 +97,7 @@ def load_base(settings: BaseSettings, device: torch.device | None = None) -> Bas
 
     device = device or choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    avoid_cudnn_attention()
     with _user_errors(settings.model), no_pickle():
         _refuse_adapter(settings)
         model = AutoModelForCausalLM.from_pretrained(
@@ -175,6 +176,17 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def avoid_cudnn_attention() -> None:
+    """torch takes another kernel for `scaled_dot_product_attention` than cuDNN's, in this process.
+
+    Its gradient is NaN for some padded batches in bfloat16 (H200, torch 2.11: eight left-padded rows of 192 tokens);
+    those of torch's own kernels are finite there. Newer cards get cuDNN's by default.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def limit_memory(gigabytes: float | None, device: torch.device) -> None:

@@ -16,7 +16,6 @@ from functools import partial
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
 from seekr_lite.bad_steps import StepRows, stopped_by, stops
 from seekr_lite.base import Base, checkpoint_activations, load_base
@@ -37,6 +36,7 @@ from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import generator_for, seed_for
+from seekr_lite.snapshots import Snapshot
 from seekr_lite.step_gradients import StepGradients
 from seekr_lite.step_log import StepLog
 from seekr_lite.stopping import StopRequest
@@ -83,8 +83,9 @@ class Learner:
         self.stop = stop or StopRequest()
         self.listener = listener or Listener()
         self.base = base or load_base(recipe.base)
-        self.adapters = AdapterSequence(self.base, recipe.adapter, recipe.run.seed)
-        self.method: Method = method_class(recipe.method.name)(recipe.method, self.adapters, recipe.run.seed)
+        method = method_class(recipe.method.name)
+        self.adapters = method.make_adapters(self.base, recipe)
+        self.method: Method = method(recipe.method, self.adapters, recipe.run.seed)
         self.method.processes = processes
         self.micro_batches = MicroBatches(recipe.train.micro_batch_tokens, self.listener, self.base.device.type)
         self.tasks: list[Task] = []
@@ -118,6 +119,8 @@ class Learner:
         with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
             position = self._train(stage, tasks, checkpoints or Checkpoints())
         snapshot = self.adapters.finish_task()
+        if self.method.reviews_rows:
+            self.method.review_task(stage, self._encode([row for task in tasks for row in task.train]))
         samples = self._choose_memory(stage, tasks)
         encoded = self._encode(samples)
         if encoded:
@@ -146,7 +149,8 @@ class Learner:
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
         parameters = self.adapters.student
-        optimizer = make_optimizer(list(parameters.values()), settings)
+        rate = settings.learning_rate * self.method.learning_rate_factor
+        optimizer = make_optimizer(list(parameters.values()), settings, rate)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
         )
@@ -176,13 +180,13 @@ class Learner:
             while position.epoch < epochs:
                 steps = plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order)
                 for step in steps[position.done :]:
-                    rate = float(scheduler.get_last_lr()[0])
+                    rate_now = float(scheduler.get_last_lr()[0])
                     self._seed_step(stage, position.steps)
                     draws = random_states()
                     terms = gradients(step, rows, old, with_norms=position.steps % GRADIENT_NORMS_EVERY == 0)
                     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip_norm)
                     named = partial(StepRows.of, step, tasks, self.tasks, old)
-                    if log.add(position.steps + 1, position.epoch, rate, norm, terms, named):
+                    if log.add(position.steps + 1, position.epoch, rate_now, norm, terms, named):
                         position.bad_steps = 0
                     else:
                         # Without gradients the step below changes neither weights nor moments.
@@ -229,7 +233,13 @@ class Learner:
         settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
         generator = generator_for(self.recipe.run.seed, "memory", stage)
         kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
-        return tuple(rows[index] for index in kept)
+        chosen = [rows[index] for index in kept]
+
+        def keep() -> list[tuple[str, str, tuple[str, ...]]]:
+            return [(row.prompt, row.answer, row.references) for row in self.method.keep_rows(stage, chosen)]
+
+        # Every process has those of the main one: a method may draw them, or write them itself.
+        return tuple(Example(prompt, answer, tuple(right)) for prompt, answer, right in self.processes.on_main(keep))
 
     def _replay_rows(self) -> list[ReplayRow]:
         """The memory of all tasks so far, ready for the model; empty where the method replays nothing."""

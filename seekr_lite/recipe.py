@@ -138,7 +138,8 @@ class MethodSettings(Section):
     name: str = Field(
         "seekr",
         min_length=1,
-        description="sequential, replay, derpp, seekr, joint or isolated; or one of your own (docs/extending.md).",
+        description="sequential, replay, derpp, seekr, ewc, lwf, olora, pp, l2p, lfpt5, joint or isolated "
+        "(docs/methods.md); or one of your own (docs/extending.md).",
     )
     replay_fraction: Fraction = Field(0.01, description="Share of a task's training rows kept; at least one row.")
     replay_choice: Literal["random", "first"] = Field("random", description="first is what the official code does.")
@@ -198,6 +199,9 @@ class RunSettings(Section):
     checkpoint_steps: Positive | None = Field(None, description="And every so many optimizer steps.")
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GiB of the GPU that the run may take; `plan` says what fits, and a run never takes more."
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Where losses and scores are sent besides log.jsonl. Each needs its extra of the installation."
     )
 
 

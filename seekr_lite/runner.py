@@ -24,6 +24,7 @@ from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RUN_FILE, RunFolder
 from seekr_lite.run_record import file_checksum
 from seekr_lite.stopping import StopRequest, stop_signals
+from seekr_lite.trackers import Trackers, check_trackers
 
 if TYPE_CHECKING:
     from seekr_lite.export import Export
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.loaded_model import LoadedModel
+    from seekr_lite.push import Push
     from seekr_lite.replay_store import TaskStore
     from seekr_lite.run_evaluation import Evaluation
 
@@ -43,6 +45,7 @@ HARMLESS_KEYS = {
     "run.memory_limit_gb",
     "run.checkpoint_minutes",
     "run.checkpoint_steps",
+    "run.trackers",
     "evaluate.rounds",
 }
 
@@ -64,8 +67,11 @@ class Run:
 
     @property
     def scores(self) -> Scoreboard:
-        """The scoreboard. Raises `UserError` where the run has not ended."""
-        return Scoreboard.from_json(self.folder.load_scores())
+        """The scoreboard, and the general texts measured since. Raises `UserError` where the run has not ended."""
+        from seekr_lite.general_store import with_texts
+
+        folder = self.folder
+        return with_texts(Scoreboard.from_json(folder.load_scores()), folder)
 
     @property
     def folder(self) -> RunFolder:
@@ -120,6 +126,19 @@ class Run:
         from seekr_lite.export import export
 
         return export(self.folder, to, after, merge, listener)
+
+    def push(
+        self,
+        to: str,
+        after: str | None = None,
+        private: bool = False,
+        base_model: str | None = None,
+        send: bool = False,
+    ) -> Push:
+        """What of an adapter would go to the hub; with `send` it goes. See `seekr_lite.push.push`."""
+        from seekr_lite.push import push
+
+        return push(self.folder, to, after, private, base_model, send)
 
     def save_report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one HTML file that needs nothing else; by default `report.html` in its folder.
@@ -220,8 +239,10 @@ def run(
             "accelerate has started one process: with --cpu it starts no more, whatever --num_processes says. For "
             "several on a CPU: torchrun --nproc_per_node 2 -m seekr_lite run RECIPE"
         )
-    listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop) if processes.is_main else stop
+    trackers = Trackers(recipe, path, listener.say)
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"), trackers, stop) if processes.is_main else stop
     with processes.together():
+        check_trackers(recipe.run.trackers)
         RunFolder.check_free(path)
         folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
         if folder is not None:
@@ -240,6 +261,8 @@ def run(
                     listener.say(f"the run that was in {path} is now in {move_aside(path)}")
                 held.enter_context(locked(path))
                 folder = prepare_folder(path, folder, recipe, tasks)
+                held.enter_context(trackers)
+                trackers.go_on_after(stage.steps for stage in folder.record.stages)
         held.enter_context(stop_signals(stop))
         carry_on(seen_by_all(path, folder, processes), learner, sequence, listeners)
     return Run(path)
@@ -303,7 +326,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
     by_main(folder, processes, lambda: None)
     evaluations = list(dict.fromkeys([*planned, *((after, task) for after, task in damaged)]))
     checkpoints = folder.checkpoints(recipe, listener)
-    evaluate_after(folder, learner, None, tasks, evaluations)
+    evaluate_after(folder, learner, None, tasks, evaluations, listener)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
             learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
@@ -316,7 +339,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
             by_main(folder, processes, checkpoints.forget)
             listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
         after = len(tasks) - 1 if joint else index
-        evaluate_after(folder, learner, after, tasks, evaluations)
+        evaluate_after(folder, learner, after, tasks, evaluations, listener)
         listener.say(describe_stage(folder, index, after, stage))
     results = {}
     for after_task, task in planned:
@@ -344,13 +367,15 @@ def evaluate_after(
     after: int | None,
     tasks: list[Task],
     evaluations: list[tuple[int | None, int]],
+    listener: Listener,
 ) -> None:
-    """The planned evaluations of one round that have not been made."""
+    """Makes the planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
         if round_after == after and folder.evaluation(after, tasks[task].name) is None:
             name = tasks[task].name
             result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
             by_main(folder, learner.processes, partial(folder.save_evaluation, after, name, result))
+            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll)
 
 
 def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:
@@ -364,7 +389,12 @@ def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task])
 def check_against_base(recipe: Recipe) -> None:
     """Refuses what the base cannot do, from its configuration alone."""
     from seekr_lite.base import load_config
+    from seekr_lite.methods.registry import method_class
 
+    method = method_class(recipe.method.name)
+    method.read_options(recipe.method)
+    if method.growth == "continue" and recipe.adapter.growth != "continue":
+        raise UserError(f'adapter.growth = "stack": the method "{method.name}" works on "continue" only')
     config = load_config(recipe.base).get_text_config()
     if recipe.method.name == "seekr":
         from seekr_lite.attention.selection import resolve_budgets
@@ -375,10 +405,12 @@ def check_against_base(recipe: Recipe) -> None:
         resolve_budgets(recipe.method, layers, heads)
     longest = getattr(config, "max_position_embeddings", None)
     asked = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens
-    if isinstance(longest, int) and 0 < longest < asked:
+    extra = method.extra_tokens(recipe)
+    if isinstance(longest, int) and 0 < longest < asked + extra:
+        prompt = f" and a soft prompt of {extra}" if extra else ""
         raise UserError(
-            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}: the base reads at most {longest} tokens; "
-            "lower one of them"
+            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}{prompt}: the base reads at most {longest} "
+            "tokens; lower one of them"
         )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.memory import ReplayRow
@@ -15,6 +14,7 @@ from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
 from seekr_lite.methods.schedule import Step
 from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.processes import ALONE, Processes
+from seekr_lite.snapshots import SnapshotSequence
 from seekr_lite.step_sum import StepSum
 
 
@@ -51,7 +51,7 @@ class StepGradients:
     def __init__(
         self,
         method: Method,
-        adapters: AdapterSequence,
+        adapters: SnapshotSequence,
         micro_batches: MicroBatches,
         replay_weight: float,
         processes: Processes = ALONE,

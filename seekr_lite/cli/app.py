@@ -18,6 +18,7 @@ from seekr_lite.cli.evaluate import evaluate_command
 from seekr_lite.cli.export import export_command
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
+from seekr_lite.cli.push import push_command
 from seekr_lite.cli.recipes import recipes_app
 from seekr_lite.cli.report import report_command
 from seekr_lite.cli.run import run_command
@@ -71,6 +72,7 @@ app.command("evaluate", epilog="Example:  seekr-lite evaluate runs/quickstart --
 app.command("export", epilog="Example:  seekr-lite export runs/quickstart --to my-model --merge dequantized")(
     export_command
 )
+app.command("push", epilog="Example:  seekr-lite push runs/mine --to me/my-adapter --private")(push_command)
 app.command("chat", epilog="Example:  seekr-lite chat runs/quickstart --after shade")(chat_command)
 app.command("report", epilog="Example:  seekr-lite report runs/quickstart --output quickstart.html")(report_command)
 app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)

@@ -11,6 +11,7 @@ from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
 from seekr_lite.processes import ALONE, Processes
+from seekr_lite.soft_prompt import PromptedModel
 
 # What makes transformers' `generate` greedy, whatever a model's own generation settings say.
 GREEDY: dict[str, Any] = {
@@ -47,6 +48,8 @@ def generate(
     Yields:
         Row number -> answer, for the rows of one batch.
     """
+    if isinstance(model, PromptedModel):
+        prompts, model = model.rows_with_prompt(prompts), model.get_base_model()
     lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
     answer = answer_function(model)
     batches = split_by_tokens(lengths, batch_tokens)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.importance import (
     ChangeRecorder,
     SensitivityRecorder,
@@ -21,10 +20,11 @@ from seekr_lite.methods.losses import cross_entropy_sum
 from seekr_lite.modes import train_mode_without_dropout
 from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Advance, ignore
+from seekr_lite.snapshots import SnapshotSequence
 
 
 def score_heads(
-    adapters: AdapterSequence,
+    adapters: SnapshotSequence,
     samples: Sequence[EncodedExample],
     before: int | None,
     after: int,
@@ -43,7 +43,7 @@ def score_heads(
 
 
 def head_sensitivity(
-    adapters: AdapterSequence,
+    adapters: SnapshotSequence,
     samples: Sequence[EncodedExample],
     advance: Advance = ignore,
     processes: Processes = ALONE,
@@ -61,7 +61,7 @@ def head_sensitivity(
 
 
 def head_forgettability(
-    adapters: AdapterSequence,
+    adapters: SnapshotSequence,
     samples: Sequence[EncodedExample],
     before: int | None,
     after: int,
@@ -80,7 +80,7 @@ def head_forgettability(
 
 
 def _of_all(
-    own: list[dict[int, torch.Tensor]], count: int, adapters: AdapterSequence, processes: Processes
+    own: list[dict[int, torch.Tensor]], count: int, adapters: SnapshotSequence, processes: Processes
 ) -> list[dict[int, torch.Tensor]]:
     """What all processes found of `count` samples, in the order of samples: to the bit, since one alone had each."""
     if processes.count == 1:
@@ -98,7 +98,7 @@ def _of_all(
     return [{layer: found[None].to(dtype) for layer, found in enumerate(sample)} for sample in scores]
 
 
-def _one_by_one(adapters: AdapterSequence, samples: Sequence[EncodedExample]) -> Iterator[Batch]:
+def _one_by_one(adapters: SnapshotSequence, samples: Sequence[EncodedExample]) -> Iterator[Batch]:
     for sample in samples:
         yield collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device)
 
@@ -119,7 +119,7 @@ def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.
 
 
 def _sample_change(
-    adapters: AdapterSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int] | None
+    adapters: SnapshotSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int] | None
 ) -> dict[int, torch.Tensor]:
     config = adapters.base.model.config.get_text_config()
     device = batch.labels.device

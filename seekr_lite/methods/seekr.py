@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_divergence
 from seekr_lite.attention.importance import HeadScores, accumulated_importance
 from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
@@ -21,6 +20,7 @@ from seekr_lite.methods.head_scoring import score_heads
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
 from seekr_lite.recipe import MethodSettings
 from seekr_lite.seeds import generator_for, seed_for
+from seekr_lite.snapshots import SnapshotSequence
 
 
 class Seekr(DarkExperienceReplay):
@@ -31,7 +31,7 @@ class Seekr(DarkExperienceReplay):
     looks_into_attention = True
     state_folder = "heads"
 
-    def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
+    def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)
         check_tappable(adapters.base.model)
         config = adapters.base.model.config.get_text_config()

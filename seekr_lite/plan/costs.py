@@ -136,8 +136,10 @@ def estimate_disk(
         adapter_bytes: of one adapter of the recipe's rank.
         heads: heads of the model, where they are scored; else 0.
     """
-    count = 1 if method_class(recipe.method.name).joint else len(recipe.data.tasks)
-    ranks = count * (count + 1) // 2 if recipe.adapter.growth == "stack" else count
+    method = method_class(recipe.method.name)
+    count = 1 if method.joint else len(recipe.data.tasks)
+    growth = method.growth or recipe.adapter.growth
+    ranks = count * (count + 1) // 2 if growth == "stack" else count
     memory = sum(
         round(stage.memory_rows * task.text_bytes) for stage, task in zip(stages, workload.tasks, strict=False)
     )

@@ -12,7 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.base import Base, choose_device, choose_dtype, free_memory, keep_trainable, limit_memory
+from seekr_lite.base import (
+    Base,
+    avoid_cudnn_attention,
+    choose_device,
+    choose_dtype,
+    free_memory,
+    keep_trainable,
+    limit_memory,
+)
 from seekr_lite.errors import UserError
 from seekr_lite.plan.configs import model_config
 from seekr_lite.plan.costs import Speed
@@ -198,6 +206,7 @@ def _run(learner: Learner, step: PhaseStep, plan: Plan, account: bool = True) ->
 
 def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Base:
     """A base of this shape with random weights, quantised weight by weight: never whole in full precision."""
+    avoid_cudnn_attention()
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights

@@ -59,6 +59,7 @@ def enter_last_task(learner: Learner, tasks: int, held_heads: int) -> None:
     if adapters.snapshots:
         with adapters.acting_as(0, slot_rank=adapters.teacher_rank):
             pass  # the slot is made
+    learner.method.prepare_task(len(adapters.snapshots))
     for parameter in adapters.trainable_parameters():
         parameter.grad = torch.zeros_like(parameter)
     adapters.model.train()
