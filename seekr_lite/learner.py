@@ -233,7 +233,13 @@ class Learner:
         settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
         generator = generator_for(self.recipe.run.seed, "memory", stage)
         kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
-        return tuple(self.method.keep_rows(stage, [rows[index] for index in kept]))
+        chosen = [rows[index] for index in kept]
+
+        def keep() -> list[tuple[str, str, tuple[str, ...]]]:
+            return [(row.prompt, row.answer, row.references) for row in self.method.keep_rows(stage, chosen)]
+
+        # Every process has those of the main one: a method may draw them, or write them itself.
+        return tuple(Example(prompt, answer, tuple(right)) for prompt, answer, right in self.processes.on_main(keep))
 
     def _replay_rows(self) -> list[ReplayRow]:
         """The memory of all tasks so far, ready for the model; empty where the method replays nothing."""

@@ -200,6 +200,12 @@ def launched_count() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def launched_alone() -> bool:
+    """Whether `accelerate launch --cpu` was asked for several processes: it starts one, and says nothing."""
+    several = "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ
+    return several and "WORLD_SIZE" not in os.environ
+
+
 def is_main_process() -> bool:
     """Whether this is the main process, or the only one. Needs no torch, and no exchange."""
     return launched_count() == 1 or os.environ.get("RANK", "0") == "0"

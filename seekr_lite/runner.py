@@ -18,7 +18,7 @@ from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.files import append_text, writing
 from seekr_lite.lock import locked
-from seekr_lite.processes import Processes
+from seekr_lite.processes import Processes, launched_alone
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RUN_FILE, RunFolder
@@ -234,6 +234,11 @@ def run(
         from seekr_lite.report.console import Console
 
         listener = Console()
+    if launched_alone():
+        listener.say(
+            "accelerate has started one process: with --cpu it starts no more, whatever --num_processes says. For "
+            "several on a CPU: torchrun --nproc_per_node 2 -m seekr_lite run RECIPE"
+        )
     trackers = Trackers(recipe, path, listener.say)
     listeners = Listeners(listener, LogFile(path / "log.jsonl"), trackers, stop) if processes.is_main else stop
     with processes.together():

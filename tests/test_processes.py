@@ -26,6 +26,7 @@ from seekr_lite.cli.app import app
 from seekr_lite.errors import Interrupted, Stopped, UserError
 from seekr_lite.lock import locked
 from seekr_lite.methods.method import LossTerm
+from seekr_lite.methods.registry import METHODS
 from seekr_lite.processes import Processes
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
@@ -97,6 +98,19 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert files(one) == files(two)
     terms = [[event.keys() for event in steps(place)] for place in (one, two)]
     assert terms[0] == terms[1], "the log names the same terms, step by step"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "seekr"])
+def test_every_method_can_be_shared(method: str, tmp_path: Path) -> None:
+    recipe = float64_recipe(tmp_path / "unused", method={"name": method, "replay_passes": 2.0})
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert in_processes(3, lambda: work(recipe, two, nudged=False)) == [None] * 3
+    work(recipe, one, nudged=False)
+    found = compared(one, two)
+    assert max(found["first_step_gradients"]) < 1e-6  # l2p compares prompts in float32
+    assert found["adapters"] < 1e-6
+    assert found["same_scores"]
 
 
 @pytest.mark.slow
@@ -286,9 +300,10 @@ def test_printed_commands_run_two_at_a_time_fill_the_table_of_compare(tmp_path: 
     lines = compare("many", "--print-commands")
     assert lines.count("\n") == 4
     lines = lines.replace("seekr-lite run", f"{tool} run")
-    two_at_a_time = "tr '\\n' '\\0' | xargs -0 -n 1 -P 2 sh -c"  # as docs/scaling.md has it
+    (tmp_path / "commands").write_text(lines)
+    two_at_a_time = "tr '\\n' '\\0' < commands | xargs -0 -n 1 -P 2 sh -c"
     assert two_at_a_time in (ROOT / "docs" / "scaling.md").read_text()
-    subprocess.run(two_at_a_time, shell=True, input=lines, text=True, check=True, cwd=tmp_path)
+    subprocess.run(two_at_a_time, shell=True, check=True, cwd=tmp_path)
     tables = [json.loads(compare(place, "--json"))["runs"] for place in ("many", "one")]
     for run in (*tables[0], *tables[1]):
         assert run.pop("seconds") > 0
