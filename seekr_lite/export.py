@@ -246,7 +246,7 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tens
     """Logits `[positions, vocabulary]` of the last positions of each text, one text at a time: no padding."""
     device = next(model.parameters()).device
     found = []
-    with eval_mode(model):
+    with eval_mode(model.modules()):
         for text in texts:
             ids = torch.tensor([tokenizer(text)["input_ids"][:PROBE_TOKENS]], device=device)
             output = model(input_ids=ids, use_cache=False, logits_to_keep=PROBE_POSITIONS)

@@ -96,7 +96,7 @@ class PromptSequence(SnapshotSequence):
             if index is not None:
                 self.become(self.snapshots[index])
             self._bare = index is None
-            with torch.no_grad(), eval_mode(self.model):
+            with torch.no_grad(), eval_mode(self.model.modules()):
                 yield
         finally:
             self._acting, self._bare = before

@@ -121,6 +121,10 @@ class RunFolder:
     def save(self) -> None:
         write_record(self.path / RUN_FILE, self.record)
 
+    def read_again(self) -> None:
+        """Takes up what another process has recorded since. Raises `UserError` where the record is damaged."""
+        self.record = read_record(self.path / RUN_FILE)
+
     def clean(self) -> None:
         """Removes what a stop left half-written; only for the process that holds the lock.
 

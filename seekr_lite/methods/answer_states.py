@@ -97,7 +97,7 @@ def _output_layer(causal: Any) -> ToLogits | None:
 @torch.no_grad()
 def _makes_the_logits(causal: Any, head: torch.nn.Module) -> bool:
     ids = torch.tensor([[1, 2, 3]], device=head.weight.device)  # type: ignore[arg-type]
-    with eval_mode(causal):
+    with eval_mode(causal.modules()):
         logits = causal(input_ids=ids, use_cache=False).logits
         made = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     return made.shape == logits.shape and torch.equal(made, logits)

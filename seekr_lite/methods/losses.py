@@ -28,7 +28,7 @@ def cross_entropy_sum(
     weights = None if row_weights is None else row_weights[:, None].expand_as(labels)[chosen]
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
-        logits = states.to_logits(hidden).float()
+        logits = _precise(states.to_logits(hidden))
         if weights is None:
             return F.cross_entropy(logits, targets[chunk], reduction="sum")
         return (F.cross_entropy(logits, targets[chunk], reduction="none") * weights[chunk]).sum()
@@ -53,10 +53,15 @@ def soft_cross_entropy_sum(
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
         with torch.no_grad():
-            target = (teacher.to_logits(teacher_hidden[chunk]).float() / temperature).softmax(-1)
-        return -(target * (states.to_logits(hidden).float() / temperature).log_softmax(-1)).sum()
+            target = (_precise(teacher.to_logits(teacher_hidden[chunk])) / temperature).softmax(-1)
+        return -(target * (_precise(states.to_logits(hidden)) / temperature).log_softmax(-1)).sum()
 
     return chunked_sum(states.hidden[:, aligned][chosen], loss)
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    """In fp32 at least: exponentials of half precision are too coarse."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def chunked_sum(hidden: torch.Tensor, loss: ChunkLoss, chunk_tokens: int = CHUNK_TOKENS) -> torch.Tensor:

@@ -25,6 +25,7 @@ from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.errors import UserError
 from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
 from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.processes import ALONE, Processes
 from seekr_lite.snapshots import SnapshotSequence
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Method:
     looks_into_attention: ClassVar[bool] = False  # trains inside the tap
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
     default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
+    processes: Processes = ALONE  # those that make the run; what is not shared among them, each does
     option_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # the least and the largest value of some of them
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:

@@ -134,7 +134,7 @@ def held_out_pass(learner: Learner, rows: int, length: RowLength) -> None:
 def prompts_pass(learner: Learner, rows: int, length: RowLength) -> None:
     """Generation, its first step: the prompts of a batch at once."""
     tokens = length.prompt + learner.method.extra_tokens(learner.recipe)
-    batch = collate(_rows(rows, RowLength(tokens, 0)), _pad(learner)).to(learner.base.device)
+    batch = collate(prompts(rows, RowLength(tokens, 0)), _pad(learner)).to(learner.base.device)
     with _last_adapter(learner):
         _generating(learner)(
             input_ids=batch.input_ids,
@@ -143,6 +143,11 @@ def prompts_pass(learner: Learner, rows: int, length: RowLength) -> None:
             use_cache=True,
             logits_to_keep=1,
         )
+
+
+def prompts(rows: int, length: RowLength) -> list[EncodedExample]:
+    """Rows without answers."""
+    return _rows(rows, RowLength(length.prompt, 0))
 
 
 def last_token_pass(learner: Learner, rows: int, length: RowLength) -> None:
