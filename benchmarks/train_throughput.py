@@ -16,10 +16,10 @@ rows per optimizer step, and room for the same padded tokens in a micro-batch (t
 - ours; and ours with one lever taken away each: the output layer on answers only; micro-batches of the least padding.
 
 Repeats take turns; figures are medians. On a CPU the speedup is also given by CPU time, which other work on the machine
-does not stretch. The padding-free way is run once: without a kernel that knows where rows end (flash attention has one,
-CPUs do not) it is slow. The loss of the first rows of each task, by an adapter of random numbers, must agree between
-ordinary and ours to 1e-3 in float32; how far they are apart as trained is said, too: in bfloat16, padding moves
-where sums are rounded.
+does not stretch. Levers and the padding-free way are run once; that way is slow without a kernel that knows where rows
+end (flash attention has one, CPUs do not). The loss of the first rows of each task, by an adapter of random weights,
+must agree between ordinary and ours to 1e-3 in float32; how far they are apart as trained is said, too: in bfloat16,
+padding moves where sums are rounded.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ LIMITS: dict[str, Any] = {  # the paper's
     "train_limit": None,
     "validation_rows": 0,
 }
-ONCE = "ordinary, padding-free"
+PADDING_FREE = "ordinary, padding-free"
+LEVERS = "ours, output layer on all positions", "ours, micro-batches as rows come"
 MICRO_ROWS = 4  # of the ordinary way; ours has room for as many tokens as so many of the longest rows
 
 
@@ -285,10 +286,9 @@ def ways(training: Training, levers: bool, padding_free: bool) -> dict[str, Call
         "ordinary, grouped by length": lambda: train_ordinary(training, "group_by_length", padding_free=False),
     }
     if padding_free:
-        found[ONCE] = lambda: train_ordinary(training, "sequential", padding_free=True)
+        found[PADDING_FREE] = lambda: train_ordinary(training, "sequential", padding_free=True)
     if levers:
-        found["ours, output layer on all positions"] = without(all_logits)
-        found["ours, micro-batches as rows come"] = without(rows_as_they_come)
+        found |= {name: without(lever) for name, lever in zip(LEVERS, (all_logits, rows_as_they_come), strict=True)}
     return found
 
 
@@ -300,7 +300,7 @@ def measure(training: Training, repeats: int, levers: bool, padding_free: bool) 
     losses = {"float32": first_losses(replace(training, recipe=exact)), "as trained": first_losses(training)}
     for repeat in range(repeats):
         for name, train in ways(training, levers, padding_free).items():
-            if name == ONCE and repeat:
+            if repeat and name in (PADDING_FREE, *LEVERS):
                 continue
             times.setdefault(name, []).append(train())
             free_memory()
