@@ -72,7 +72,8 @@ def shift(learner: Learner) -> None:
 
 
 def test_the_gradient_of_ewc_is_strength_times_fisher_times_the_way_moved(small_recipe: MakeRecipe) -> None:
-    learner, rows = after_one_task(small_recipe(method={"name": "ewc", "options": {"strength": 30.0, "fisher_rows": 8}}))
+    options = {"strength": 30.0, "fisher_rows": 8}
+    learner, rows = after_one_task(small_recipe(method={"name": "ewc", "options": options}))
     method = learner.method
     assert isinstance(method, ElasticWeightConsolidation)
     old = learner.adapters.snapshots[0].weights
