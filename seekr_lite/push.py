@@ -16,8 +16,8 @@ from seekr_lite.errors import Stopped, UserError
 from seekr_lite.files import json_text, read_json
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import Snapshot
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 ALSO_THERE = ".gitattributes"  # the hub's own, in every repository
@@ -93,6 +93,11 @@ def push(
     base = _base_model(folder, base_model)
     stage = folder.stage_after(after)
     snapshot = folder.load_snapshot(stage)  # refuses what is damaged
+    if snapshot.is_prompt:
+        raise UserError(
+            "push: this run learned soft prompts, and adapters alone are sent; `seekr-lite export` writes one to "
+            "a folder, which `hf upload` sends"
+        )
     config = _peft_config(folder, stage, snapshot, base)
     contents: dict[str, bytes | Path] = {
         CARD: hub_card(folder, stage, to, base, snapshot.rank).encode(),

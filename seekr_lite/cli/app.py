@@ -24,6 +24,7 @@ from seekr_lite.cli.report import report_command
 from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
+from seekr_lite.processes import is_main_process, launched_count, says
 
 INTERRUPTED = "interrupted; the same command goes on from the last checkpoint or finished task"
 
@@ -47,11 +48,17 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Teach one language model task after task on one GPU, and keep the old tasks."""
+    if launched_count() > 1 and context.invoked_subcommand != "run":
+        raise UserError(
+            f"{launched_count()} processes were started, and only `seekr-lite run` shares its work among processes; "
+            "start this command without accelerate or torchrun"
+        )
 
 
 app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --set method.name=replay")(run_command)
@@ -80,10 +87,12 @@ def start() -> None:
     try:
         app()
     except UserError as error:
-        say(f"error: {error}")
+        if says(error):
+            say(f"error: {error}")
         sys.exit(error.exit_code)
     except Interrupted as error:
-        say(str(error))
+        if is_main_process():  # all processes of a run stop together
+            say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say(INTERRUPTED)

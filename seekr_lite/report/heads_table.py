@@ -104,7 +104,8 @@ def _heatmap(task: TaskHeads, measure: str | None) -> list[Any]:
 
 
 def _style(digit: int, chosen: bool) -> str:
-    return f"{'bold ' if chosen else ''}{'white' if digit < DARK_COLOURS else 'black'} on {CIVIDIS[digit]}"
+    ink = "#ffffff" if digit < DARK_COLOURS else "#000000"  # not "black", which is a grey in many a terminal
+    return f"{'bold ' if chosen else ''}{ink} on {CIVIDIS[digit]}"
 
 
 def _top(task: TaskHeads, measure: str | None) -> Any:
