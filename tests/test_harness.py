@@ -24,7 +24,7 @@ output_type: multiple_choice
 doc_to_text: "{{prompt}}"
 doc_to_choice: "{{choices}}"
 doc_to_target: "{{answer}}"
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metric_list: [{metric: acc}, {metric: brier_score}]
 """
 GENERATED = """task: said
 dataset_path: json
@@ -141,7 +141,7 @@ def test_the_numbers_are_the_harness_own(plain_run: sl.Run, task_file: Path) -> 
     files = [str(task_file), str(task_file.parent / "said.yaml")]
     found = plain_run.harness_scores(files, after=("base", "shade", "keeper"))
     tiny = f"pretrained={resolve_model('tiny')},dtype=float32"
-    theirs: list[tuple[str, float, float]] = []
+    theirs: list[tuple[str, str, float, Any]] = []
     for index in (None, 0, 1):
         adapter = "" if index is None else f",peft={plain_run.folder.adapter_folder(index)}"
         for file in files:
@@ -153,14 +153,16 @@ def test_the_numbers_are_the_harness_own(plain_run: sl.Run, task_file: Path) -> 
                 task_manager=TaskManager(include_defaults=False),
             )
             for task, values in results["results"].items():
-                name = "acc" if task == "mine" else "exact_match"
-                theirs.append((task, values[f"{name},none"], values[f"{name}_stderr,none"]))
-    assert [one.task for one in found] == [task for task, _, _ in theirs]
-    assert [one.value for one in found] == [value for _, value, _ in theirs]
-    assert [one.stderr for one in found] == pytest.approx([stderr for _, _, stderr in theirs])
-    assert len({one.value for one in found if one.task == "mine"}) > 1  # the models are not one and the same
+                for name in ("acc", "brier_score") if task == "mine" else ("exact_match",):
+                    theirs.append((task, name, values[f"{name},none"], values[f"{name}_stderr,none"]))
+    assert [(one.task, one.metric) for one in found] == [(task, name) for task, name, _, _ in theirs]
+    assert [one.value for one in found] == pytest.approx([value for _, _, value, _ in theirs], rel=1e-6)
+    for one, (_, _, _, stderr) in zip(found, theirs, strict=True):
+        assert (one.stderr is None) if isinstance(stderr, str) else one.stderr == pytest.approx(stderr)
+    brier = {one.value for one in found if one.metric == "brier_score"}
+    assert len(brier) == 3  # no model was taken for another
     assert {one.rows for one in found} == {12}
-    assert [one.model for one in found[::2]] == ["(bare base)", "shade", "keeper"]
+    assert [one.model for one in found[::3]] == ["(bare base)", "shade", "keeper"]
 
 
 @pytest.mark.slow
@@ -169,8 +171,11 @@ def test_the_command_prints_a_table_or_json(plain_run: sl.Run, task_file: Path) 
     assert done.exit_code == 0, done.output
     for words in ("keeper", "mine", "acc ↑", "standard error"):
         assert words in done.stdout
-    (values,) = json.loads(command(plain_run, "--lm-eval", task_file, "--limit", "4", "--json", "-q").stdout)
-    assert (values["task"], values["metric"], values["rows"]) == ("mine", "acc", 4)
+    values = json.loads(command(plain_run, "--lm-eval", task_file, "--limit", "4", "--json", "-q").stdout)
+    assert [(one["task"], one["metric"], one["rows"]) for one in values] == [
+        ("mine", "acc", 4),
+        ("mine", "brier_score", 4),
+    ]
 
 
 @pytest.mark.slow
