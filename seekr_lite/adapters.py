@@ -98,6 +98,10 @@ class AdapterSequence(SnapshotSequence):
         """The student's parameters by PEFT's names, the same objects for every task."""
         return dict(self._student)
 
+    @property
+    def grows(self) -> bool:
+        return self.settings.growth == "stack"
+
     # ------------------------------------------------------------------ snapshots that act
 
     @contextmanager

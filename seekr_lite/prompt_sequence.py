@@ -63,6 +63,10 @@ class PromptSequence(SnapshotSequence):
         return dict(self._student)
 
     @property
+    def grows(self) -> bool:
+        return self.progressive
+
+    @property
     def teacher_rank(self) -> int:
         """As large as the prompt is: there is no slot."""
         return len(self._student[EMBEDDINGS])

@@ -69,6 +69,11 @@ class SnapshotSequence(ABC):
         """
 
     @property
+    @abstractmethod
+    def grows(self) -> bool:
+        """Whether each snapshot is larger than the one before."""
+
+    @property
     def teacher_rank(self) -> int:
         """The rank of the largest snapshot: a slot of this rank serves every teacher."""
         return max((snapshot.rank for snapshot in self.snapshots), default=self.settings.rank)

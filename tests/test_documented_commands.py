@@ -39,6 +39,7 @@ NOT_RUN = {  # command -> why it is parsed only
     "seekr-lite evaluate runs/mine --lm-eval arc_easy --limit 100": HUB,
     "pytest -n auto": "this is one of its tests",
     "seekr-lite run recipes/quickstart.toml --set base.device=cuda --output runs/gpu": GPU,
+    "accelerate launch --multi_gpu --num_processes 2 -m seekr_lite run mine.toml": GPU,
     "hf download Qwen/Qwen2.5-7B-Instruct --local-dir models/qwen2.5-7b": HUB,
     "HF_HUB_OFFLINE=1 seekr-lite run mine.toml --set base.model=models/qwen2.5-7b": HUB,
     "seekr-lite data check recipes/trace-llama2-7b.toml": DATA,

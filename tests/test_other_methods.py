@@ -72,7 +72,8 @@ def shift(learner: Learner) -> None:
 
 
 def test_the_gradient_of_ewc_is_strength_times_fisher_times_the_way_moved(small_recipe: MakeRecipe) -> None:
-    learner, rows = after_one_task(small_recipe(method={"name": "ewc", "options": {"strength": 30.0}}))
+    options = {"strength": 30.0, "fisher_rows": 8}
+    learner, rows = after_one_task(small_recipe(method={"name": "ewc", "options": options}))
     method = learner.method
     assert isinstance(method, ElasticWeightConsolidation)
     old = learner.adapters.snapshots[0].weights
@@ -115,7 +116,7 @@ def test_fisher_information_adds_up_over_tasks(small_recipe: MakeRecipe) -> None
 
 def test_ewc_holds_the_adapter_where_it_was(small_recipe: MakeRecipe) -> None:
     def moved(strength: float) -> float:
-        recipe = small_recipe(method={"name": "ewc", "options": {"strength": strength}})
+        recipe = small_recipe(method={"name": "ewc", "options": {"strength": strength, "fisher_rows": 8}})
         run = sl.run(recipe, output=Path(str(recipe.run.output)).with_name(f"run-{strength}"), listener=QUIET)
         first, second = (run.folder.load_snapshot(index).weights for index in (0, 1))
         fisher, _ = run.folder.load_state(0, "fisher")
@@ -202,7 +203,8 @@ def test_the_micro_batches_do_not_matter(name: str, small_recipe: MakeRecipe) ->
 def test_a_power_cut_changes_nothing_and_the_model_loads(
     name: str, term: str, small_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    recipe = small_recipe(method={"name": name}, run={"checkpoint_steps": 1})
+    options = {"fisher_rows": 8} if name == "ewc" else {}
+    recipe = small_recipe(method={"name": name, "options": options}, run={"checkpoint_steps": 1})
     whole = sl.run(recipe, output=tmp_path / "whole", listener=QUIET)
     with pytest.raises(PowerCut):
         sl.run(recipe, output=tmp_path / "cut", listener=CutAfter(3))  # inside the second task

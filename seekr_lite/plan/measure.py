@@ -231,7 +231,7 @@ def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.d
     model.config.use_cache = False
     model.is_loaded_in_4bit = quantization in ("nf4", "fp4")  # PEFT looks here
     model.is_loaded_in_8bit = quantization == "int8"
-    return Base(model, SimpleNamespace(pad_token_id=PAD), recipe.base.model)  # type: ignore[arg-type]
+    return Base(model, SimpleNamespace(pad_token_id=PAD, eos_token_id=PAD), recipe.base.model)  # type: ignore[arg-type]
 
 
 def _quantised(linear: Any, quantization: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
