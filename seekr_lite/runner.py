@@ -327,7 +327,7 @@ def check_against_base(recipe: Recipe) -> None:
     if isinstance(longest, int) and 0 < longest < asked:
         raise UserError(
             f"data.max_prompt_tokens + data.max_answer_tokens = {asked}: the base reads at most {longest} tokens; "
-            "lower one of them"
+            "lower one of them (`seekr-lite data check` shows how long the rows are)"
         )
 
 
