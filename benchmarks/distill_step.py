@@ -73,6 +73,7 @@ from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.recipe import AdapterSettings, MethodSettings
+from seekr_lite.snapshots import SnapshotSequence
 
 SEED = 0
 PAD = 0
@@ -272,7 +273,7 @@ def step_cases(method: Seekr, shape: Shape, tokens: int, brief: bool) -> list[Ca
 
 
 @contextmanager
-def prepared(adapters: AdapterSequence, checkpointing: bool, attention: Attention) -> Iterator[None]:
+def prepared(adapters: SnapshotSequence, checkpointing: bool, attention: Attention) -> Iterator[None]:
     """No gradients from before; gradient checkpointing on or off; the model attends in some way."""
     model = adapters.base.model
     for parameter in adapters.trainable_parameters():

@@ -4,8 +4,8 @@
     python benchmarks/evaluate_throughput.py --quick --json        # toy rows on the tiny base, to see that it runs
 
 Both ways answer the same test rows of all TRACE tasks, in one process, with the same 4-bit base, adapter and limits,
-in turns. Ours gets the memory of the plain way: its batches hold at most 16 rows of the longest kind. Without
---adapter a joint one is trained first on a few rows of every task.
+in turns. By default ours gets the memory of the plain way: its batches hold at most 16 rows of the longest kind; what
+more memory gives, --our-rows tells. Without --adapter a joint one is trained first on a few rows of every task.
 
 In bf16 rounding decides between tokens that are all but equally likely, and padding shifts where sums are rounded. Ours
 pads to whole vectors of 16 tokens, which shifts less; the plain way pads to its longest row. --control runs the
@@ -133,7 +133,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     data: dict[str, Any] = {"format": "trace", "path": options.data, "tasks": tuple(TRACE_EXTRACTIONS), **limits}
     base: dict[str, Any] = {"model": options.model, "dtype": options.dtype, "device": options.device}
     train: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 8, "checkpointing": False}
-    batch_tokens = PLAIN_BATCH * (options.prompt_tokens + options.answer_tokens)
+    batch_tokens = options.our_rows * (options.prompt_tokens + options.answer_tokens)
     if options.quick:
         data = {"format": "toy", "tasks": ("shade", "title"), "max_prompt_tokens": 64, "max_answer_tokens": 8}
         base, batch_tokens = base | {"model": "tiny", "device": "cpu"}, PLAIN_BATCH * 72
@@ -157,6 +157,9 @@ def main() -> None:
     parser.add_argument("--train-rows", type=int, default=16, help="rows of each task to learn from, without --adapter")
     parser.add_argument("--prompt-tokens", type=int, default=1024)
     parser.add_argument("--answer-tokens", type=int, default=512)
+    parser.add_argument(
+        "--our-rows", type=int, default=PLAIN_BATCH, help="of the longest kind, at once, in our batches"
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--repeats", type=int, default=1)

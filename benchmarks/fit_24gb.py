@@ -18,6 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
+
+from seekr_lite.run_folder import versions
+
 ROOT = Path(__file__).parents[1]
 GIB = 1 << 30
 
@@ -52,12 +56,18 @@ def main() -> None:
         if not torch.cuda.is_available():
             sys.exit("fit_24gb.py needs a CUDA GPU, and torch sees none here. --quick shows on a CPU that it runs")
         overrides = [*overrides, "base.device=cuda"]
-    report = json.dumps({"limits": [measure(recipe, limit, overrides) for limit in options.limits]}, indent=2)
+    limits = [measure(recipe, limit, overrides) for limit in options.limits]
+    made = {
+        "command": " ".join(["python", "benchmarks/fit_24gb.py", *sys.argv[1:]]),
+        "versions": versions(),
+        "limits": limits,
+    }
+    report = json.dumps(made, indent=2)
     print(report)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(report + "\n", encoding="utf-8")
-    sys.exit(0 if json.loads(report)["limits"][0]["fits"] else 1)
+    sys.exit(0 if limits[0]["fits"] else 1)
 
 
 if __name__ == "__main__":

@@ -228,13 +228,13 @@ def good_run(path: Path) -> None:
     """A run of one task as `seekr` leaves it, made of small numbers instead of training."""
     import torch
 
-    from seekr_lite.adapters import Snapshot
     from seekr_lite.data.task import Example, Task
     from seekr_lite.evaluation.evaluate import Prediction, TaskResult
     from seekr_lite.evaluation.rounds import scoreboard
     from seekr_lite.learner import Learned
     from seekr_lite.methods.method import TaskState
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
     rows = (Example("a", "b"), Example("c", "d", ("d", "e")))
     tasks = [Task(name, rows, rows, rows[:1]) for name in ("shade", "mine")]

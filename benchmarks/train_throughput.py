@@ -1,7 +1,10 @@
 """Training rows a second: ours beside the ordinary way, transformers' Trainer with PEFT and bitsandbytes.
 
     python benchmarks/train_throughput.py --model models/smollm2-135m-instruct --data FOLDER/OF/TRACE
+    python benchmarks/train_throughput.py --shape meta-llama/Llama-2-7b-chat-hf ...   # on a GPU
     python benchmarks/train_throughput.py --quick --json      # the built-in base and toy tasks, to see that it runs
+
+--shape takes a base of these sizes with random weights in NF4, and --model for its tokenizer only.
 
 The tasks are trained one after another, as a run trains them, on the same share of the rows of each: their real
 proportions and lengths. All ways have the same NF4 base, dtype, adapter, AdamW, learning rate, clipping, checkpointing,
@@ -12,9 +15,11 @@ rows per optimizer step, and room for the same padded tokens in a micro-batch (t
 - ordinary, padding-free: its `DataCollatorWithFlattening`, one long row with position ids;
 - ours; and ours with one lever taken away each: the output layer on answers only; micro-batches of the least padding.
 
-Repeats take turns; figures are medians. The padding-free way is run once: without a kernel that knows where rows end
-(flash attention has one, CPUs do not) it is slow. The loss of the first rows of each task, by an adapter of random
-numbers, must agree between ordinary and ours to 1e-3.
+Repeats take turns; figures are medians. On a CPU the speedup is also given by CPU time, which other work on the machine
+does not stretch. Levers and the padding-free way are run once; that way is slow without a kernel that knows where rows
+end (flash attention has one, CPUs do not). The loss of the first rows of each task, by an adapter of random weights,
+must agree between ordinary and ours to 1e-3 in float32; how far they are apart as trained is said, too: in bfloat16,
+padding moves where sums are rounded.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +43,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 
 from benchmarks.method_cost import device_name
 from seekr_lite.adapters import AdapterSequence
-from seekr_lite.base import Base, load_base
+from seekr_lite.base import Base, choose_device, choose_dtype, free_memory, load_base, load_tokenizer
+from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.gather import gather_tasks
@@ -49,6 +55,8 @@ from seekr_lite.methods import answer_states
 from seekr_lite.methods.answer_states import AnswerStates
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.plan.configs import model_config
+from seekr_lite.plan.measure import random_base
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import versions
 
@@ -60,30 +68,70 @@ LIMITS: dict[str, Any] = {  # the paper's
     "train_limit": None,
     "validation_rows": 0,
 }
-ONCE = "ordinary, padding-free"
+PADDING_FREE = "ordinary, padding-free"
+LEVERS = "ours, output layer on all positions", "ours, micro-batches as rows come"
 MICRO_ROWS = 4  # of the ordinary way; ours has room for as many tokens as so many of the longest rows
 
 
 @dataclass(frozen=True)
 class Way:
-    """What is measured, and how it came out; `speedup` is over the ordinary way."""
+    """What is measured, and how it came out; `speedup` is over the ordinary way. cpu_seconds: of all threads."""
 
     name: str
     seconds: list[float]
+    cpu_seconds: list[float]
     rows_per_second: float
     speedup: float
+    cpu_speedup: float
 
 
 # ---------------------------------------------------------------------- ours
 
 
-def train_ours(recipe: Recipe, tasks: Sequence[Task]) -> float:
-    """Seconds of one pass over all tasks."""
-    learner = Learner(recipe, load_base(recipe.base))
-    started = time.perf_counter()
-    for task in tasks:
+@dataclass(frozen=True)
+class Training:
+    """What all ways train: a recipe on tasks; shape: of a base with random weights, None for the recipe's own."""
+
+    recipe: Recipe
+    tasks: Sequence[Task]
+    shape: str | None
+
+    def base(self) -> Base:
+        """Loaded anew, without adapters."""
+        settings = self.recipe.base
+        if self.shape is None:
+            return load_base(settings)
+        tokenizer, device = load_tokenizer(settings), choose_device(settings.device)
+        config = model_config(settings.model_copy(update={"model": self.shape}))
+        config.vocab_size = len(tokenizer)
+        base = random_base(config, self.recipe, choose_dtype(settings.dtype, device), device)
+        return Base(base.model, tokenizer, self.shape)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds on the clock, once a GPU has done what it was given, and seconds of CPU time of all threads."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Times:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self, start: Times) -> Times:
+        return Times(self.clock - start.clock, self.cpu - start.cpu)
+
+
+def train_ours(training: Training) -> Times:
+    """The time of one pass over all tasks."""
+    learner = Learner(training.recipe, training.base())
+    started = Times.now()
+    for task in training.tasks:
         learner.learn(task)
-    return time.perf_counter() - started
+    return Times.now().since(started)
 
 
 @contextmanager
@@ -119,21 +167,21 @@ def rows_as_they_come() -> Iterator[None]:
 # ---------------------------------------------------------------------- the ordinary way
 
 
-def train_ordinary(recipe: Recipe, tasks: Sequence[Task], sampling: str, padding_free: bool) -> float:
-    """Seconds of one pass over all tasks by transformers' Trainer, on the same base and adapter."""
+def train_ordinary(training: Training, sampling: str, padding_free: bool) -> Times:
+    """The time of one pass over all tasks by transformers' Trainer, on the same base and adapter."""
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
-    base = load_base(recipe.base)
+    base, recipe = training.base(), training.recipe
     adapters = AdapterSequence(base, recipe.adapter, recipe.run.seed)  # PEFT's model, with our start of the adapter
     adapters.start_task()
     tokenizer: Any = base.tokenizer
     collator = DataCollatorWithFlattening() if padding_free else DataCollatorForSeq2Seq(tokenizer)
-    started = time.perf_counter()
-    for stage, task in enumerate(tasks):
+    started = Times.now()
+    for stage, task in enumerate(training.tasks):
         rows = encode_task_rows(tokenizer, task.train, recipe.data)
         trainer = make_trainer(base, adapters.model, recipe, in_our_order(rows, recipe, stage), collator, sampling)
         trainer.train()
-    return time.perf_counter() - started
+    return Times.now().since(started)
 
 
 def make_trainer(base: Base, model: Any, recipe: Recipe, rows: Any, collator: Any, sampling: str) -> Any:
@@ -152,8 +200,8 @@ def make_trainer(base: Base, model: Any, recipe: Recipe, rows: Any, collator: An
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip_norm,
         optim="adamw_torch",
-        gradient_checkpointing=settings.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=settings.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         train_sampling_strategy=sampling,
         logging_steps=1,
         save_strategy="no",
@@ -189,24 +237,25 @@ def in_our_order(rows: Sequence[EncodedExample], recipe: Recipe, stage: int) -> 
 
 
 @torch.no_grad()
-def first_losses(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, tuple[float, float]]:
+def first_losses(training: Training) -> dict[str, tuple[float, float]]:
     """By task the loss of its first rows, ordinary and ours, by the same adapter."""
     from transformers import DataCollatorForSeq2Seq
 
-    learner = Learner(recipe, load_base(recipe.base))
+    recipe = training.recipe
+    learner = Learner(recipe, training.base())
     learner.adapters.start_task()
     torch.manual_seed(0)
     for parameter in learner.adapters.trainable_parameters():
         torch.nn.init.normal_(parameter, std=0.02)  # LoRA's own start does nothing
     tokenizer: Any = learner.base.tokenizer
     collator, found = DataCollatorForSeq2Seq(tokenizer), {}
-    for task in tasks:
+    for task in training.tasks:
         rows = encode_task_rows(tokenizer, task.train[: recipe.train.batch_size], recipe.data)
         theirs = in_our_order(rows, recipe, 0)
         trainer = make_trainer(learner.base, learner.adapters.model, recipe, theirs, collator, "sequential")
         tokens = sum(row.answer_length for row in rows)
         ordinary = sum(
-            float(trainer.compute_loss(trainer.model, collator(theirs[first : first + MICRO_ROWS]), False, tokens))
+            float(loss_of(trainer, collator(theirs[first : first + MICRO_ROWS]), tokens))
             for first in range(0, len(theirs), MICRO_ROWS)
         )
         totals, ours = StepTotals(tokens, len(rows)), 0.0
@@ -217,39 +266,59 @@ def first_losses(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, tuple[float
     return found
 
 
-def ways(recipe: Recipe, tasks: Sequence[Task], levers: bool, padding_free: bool) -> dict[str, Callable[[], float]]:
-    def without(lever: Callable[[], Any]) -> Callable[[], float]:
-        def train() -> float:
+def loss_of(trainer: Any, batch: Any, tokens: int) -> torch.Tensor:
+    """The Trainer's own loss of a micro-batch of a step with so many answer tokens."""
+    loss: torch.Tensor = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch), False, tokens)
+    return loss
+
+
+def ways(training: Training, levers: bool, padding_free: bool) -> dict[str, Callable[[], Times]]:
+    def without(lever: Callable[[], Any]) -> Callable[[], Times]:
+        def train() -> Times:
             with lever():
-                return train_ours(recipe, tasks)
+                return train_ours(training)
 
         return train
 
-    found: dict[str, Callable[[], float]] = {
-        "ours": lambda: train_ours(recipe, tasks),
-        "ordinary": lambda: train_ordinary(recipe, tasks, "sequential", padding_free=False),
-        "ordinary, grouped by length": lambda: train_ordinary(recipe, tasks, "group_by_length", padding_free=False),
+    found: dict[str, Callable[[], Times]] = {
+        "ours": lambda: train_ours(training),
+        "ordinary": lambda: train_ordinary(training, "sequential", padding_free=False),
+        "ordinary, grouped by length": lambda: train_ordinary(training, "group_by_length", padding_free=False),
     }
     if padding_free:
-        found[ONCE] = lambda: train_ordinary(recipe, tasks, "sequential", padding_free=True)
+        found[PADDING_FREE] = lambda: train_ordinary(training, "sequential", padding_free=True)
     if levers:
-        found["ours, output layer on all positions"] = without(all_logits)
-        found["ours, micro-batches as rows come"] = without(rows_as_they_come)
+        found |= {name: without(lever) for name, lever in zip(LEVERS, (all_logits, rows_as_they_come), strict=True)}
     return found
 
 
-def measure(recipe: Recipe, tasks: Sequence[Task], repeats: int, levers: bool, padding_free: bool) -> dict[str, Any]:
+def measure(training: Training, repeats: int, levers: bool, padding_free: bool) -> dict[str, Any]:
+    recipe, tasks = training.recipe, training.tasks
     rows = sum(len(task.train) for task in tasks)
-    seconds: dict[str, list[float]] = {}
-    losses = first_losses(recipe, tasks)
+    times: dict[str, list[Times]] = {}
+    exact = recipe.with_(base={"dtype": "float32"})
+    losses = {"float32": first_losses(replace(training, recipe=exact)), "as trained": first_losses(training)}
     for repeat in range(repeats):
-        for name, train in ways(recipe, tasks, levers, padding_free).items():
-            if name == ONCE and repeat:
+        for name, train in ways(training, levers, padding_free).items():
+            if repeat and name in (PADDING_FREE, *LEVERS):
                 continue
-            seconds.setdefault(name, []).append(train())
-            print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
-    ordinary = median(seconds["ordinary"])
-    found = [Way(name, times, rows / median(times), ordinary / median(times)) for name, times in seconds.items()]
+            times.setdefault(name, []).append(train())
+            free_memory()
+            last = times[name][-1]
+            print(f"{name}: {last.clock:.1f} s, {last.cpu:.1f} s of CPU time", file=sys.stderr)
+    clock = {name: [one.clock for one in them] for name, them in times.items()}
+    cpu = {name: [one.cpu for one in them] for name, them in times.items()}
+    found = [
+        Way(
+            name=name,
+            seconds=clock[name],
+            cpu_seconds=cpu[name],
+            rows_per_second=rows / median(clock[name]),
+            speedup=median(clock["ordinary"]) / median(clock[name]),
+            cpu_speedup=median(cpu["ordinary"]) / median(cpu[name]),
+        )
+        for name in times
+    ]
     return {
         "rows": {task.name: len(task.train) for task in tasks},
         "batch_size": recipe.train.batch_size,
@@ -257,10 +326,13 @@ def measure(recipe: Recipe, tasks: Sequence[Task], repeats: int, levers: bool, p
         "micro_batch_tokens_of_ours": recipe.train.micro_batch_tokens,
         "checkpointing": recipe.train.checkpointing,
         "dtype": recipe.base.dtype,
+        "shape": training.shape or recipe.base.model,
         "adapter": recipe.adapter.model_dump(),
         "ways": [asdict(way) for way in found],
         "first_losses_ordinary_and_ours": losses,
-        "largest_difference_of_a_first_loss": max(abs(one - other) / abs(one) for one, other in losses.values()),
+        "largest_difference_of_a_first_loss": {
+            dtype: max(abs(one - other) / abs(one) for one, other in of.values()) for dtype, of in losses.items()
+        },
     }
 
 
@@ -292,8 +364,6 @@ def training(batch_size: int, checkpointing: bool, longest: int) -> dict[str, An
 
 def share_of(task: Task, share: float, batch_size: int) -> Task:
     """The first rows of a task: a share of them, rounded to whole optimizer steps."""
-    from dataclasses import replace
-
     steps = max(1, round(len(task.train) * share / batch_size))
     return replace(task, train=task.train[: steps * batch_size])
 
@@ -301,6 +371,7 @@ def share_of(task: Task, share: float, batch_size: int) -> Task:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "models" / "smollm2-135m-instruct"))
+    parser.add_argument("--shape", metavar="NAME", help="random weights of these sizes: a base that plan knows")
     parser.add_argument("--data", default=str(ROOT / "data" / "TRACE-Benchmark" / "LLM-CL-Benchmark_Reasoning"))
     parser.add_argument("--share", type=float, default=0.02, help="share of each task's rows")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -312,18 +383,23 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", type=Path, help="write the JSON here, too")
     options = parser.parse_args()
+    quiet_libraries()
     recipe = (
         quick_recipe()
         if options.quick
         else real_recipe(options.model, options.data, options.batch_size, options.checkpointing)
     )
+    if options.shape:  # nothing is to be learned on random weights, but they could run away
+        recipe = recipe.with_(train={"learning_rate": 1e-5})
     share = 0.08 if options.quick else options.share
     tasks = [share_of(task, share, recipe.train.batch_size) for task in gather_tasks(recipe, None, ())]
     result = {
         "command": " ".join(["python", "benchmarks/train_throughput.py", *sys.argv[1:]]),
         "device": device_name(),
         "versions": versions(),
-        **measure(recipe, tasks, options.repeats, not options.no_levers, not options.no_padding_free),
+        **measure(
+            Training(recipe, tasks, options.shape), options.repeats, not options.no_levers, not options.no_padding_free
+        ),
     }
     if options.output:
         write_json(options.output, result)
@@ -332,8 +408,10 @@ def main() -> None:
         return
     print(f"{sum(result['rows'].values())} rows of {len(tasks)} tasks; {result['device']}")
     for way in result["ways"]:
-        print(f"{way['name']:40} {way['rows_per_second']:7.2f} rows/s   {way['speedup']:.2f} x")
-    print(f"largest relative difference of a first loss: {result['largest_difference_of_a_first_loss']:.1e}")
+        speedups = f"{way['speedup']:.2f} x   by CPU time {way['cpu_speedup']:.2f} x"
+        print(f"{way['name']:40} {way['rows_per_second']:7.2f} rows/s   {speedups}")
+    for dtype, difference in result["largest_difference_of_a_first_loss"].items():
+        print(f"largest relative difference of a first loss, {dtype}: {difference:.1e}")
 
 
 if __name__ == "__main__":

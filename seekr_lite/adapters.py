@@ -15,16 +15,17 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from seekr_lite.base import Base
 from seekr_lite.errors import UserError
 from seekr_lite.modes import eval_mode
 from seekr_lite.seeds import seed_for
+from seekr_lite.snapshots import Snapshot, SnapshotSequence
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import AdapterSettings
@@ -34,16 +35,7 @@ STUDENT, SLOT, FROZEN = "student", "slot", "frozen"
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn")
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A frozen adapter on the host: PEFT's names -> tensors, lora_A `[rank, in]`, lora_B `[out, rank]`."""
-
-    weights: dict[str, torch.Tensor]
-    rank: int
-    alpha: float
-
-
-class AdapterSequence:
+class AdapterSequence(SnapshotSequence):
     """The student, the snapshots of finished tasks, and the slot through which a snapshot acts."""
 
     def __init__(self, base: Base, settings: AdapterSettings, seed: int) -> None:
@@ -62,6 +54,8 @@ class AdapterSequence:
             raise UserError(f"adapter.targets {settings.targets!r}: {error}") from None
         self._set_dtype(STUDENT)
         self._student = self._parameters(STUDENT)
+        self._slot: dict[str, torch.nn.Parameter] = {}
+        self._look_around()
         self._activate([STUDENT])
 
     # ------------------------------------------------------------------ the student
@@ -74,13 +68,13 @@ class AdapterSequence:
             self._initialise_student(index)
             self._activate([STUDENT])
         elif self.settings.growth == "continue":
-            self._write(STUDENT, self.snapshots[-1])
+            _write(self._student, self.snapshots[-1])
             self._activate([STUDENT])
         else:
             last = self.snapshots[-1]
             self._drop(FROZEN)
             self._add(FROZEN, last.rank)
-            self._write(FROZEN, last)
+            _write(self._parameters(FROZEN), last)
             self._initialise_student(index)
             self._activate([FROZEN, STUDENT])
 
@@ -104,9 +98,9 @@ class AdapterSequence:
         """The student's parameters by PEFT's names, the same objects for every task."""
         return dict(self._student)
 
-    def trainable_parameters(self) -> list[torch.nn.Parameter]:
-        """The student's parameters: the same objects for every task, so an optimizer never loses them."""
-        return list(self._student.values())
+    @property
+    def grows(self) -> bool:
+        return self.settings.growth == "stack"
 
     # ------------------------------------------------------------------ snapshots that act
 
@@ -119,23 +113,18 @@ class AdapterSequence:
         one slot serves teachers of several ranks.
         """
         try:
-            with torch.no_grad(), eval_mode(self.model):
+            with torch.no_grad(), eval_mode(self._modules):
                 if index is None:
                     with self.model.disable_adapter():
                         yield
                 else:
                     snapshot = self.snapshots[index]
                     self._size_slot(slot_rank or snapshot.rank)
-                    self._write(SLOT, snapshot)
-                    self.model.base_model.set_adapter([SLOT], inference_mode=True)
+                    _write(self._slot, snapshot)
+                    self._switch_to([SLOT])
                     yield
         finally:
             self._activate(self._active)
-
-    @property
-    def teacher_rank(self) -> int:
-        """The rank of the largest snapshot: a slot of this rank serves every teacher."""
-        return max((snapshot.rank for snapshot in self.snapshots), default=self.settings.rank)
 
     def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
         """`adapter_config.json` of a snapshot, with sorted lists so that files of equal runs are equal."""
@@ -174,6 +163,12 @@ class AdapterSequence:
         self._set_dtype(adapter)
         for parameter in self._parameters(adapter).values():
             parameter.requires_grad_(False)
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Finds the modules of the model, and those with adapters, once and not for every teacher."""
+        self._modules = list(self.model.modules())
+        self._adapted = [module for module in self._modules if isinstance(module, BaseTunerLayer)]
 
     def _set_dtype(self, adapter: str) -> None:
         """PEFT makes adapters of fp32, whatever the base is computed in."""
@@ -184,24 +179,16 @@ class AdapterSequence:
         if adapter in self.model.peft_config:
             self._activate([STUDENT])
             self.model.delete_adapter(adapter)
+            self._look_around()
 
     def _size_slot(self, rank: int) -> None:
         if self._slot_rank != rank:
             active = self._active
             self._drop(SLOT)
             self._add(SLOT, rank)
+            self._slot = self._parameters(SLOT)
             self._slot_rank = rank
             self._active = active
-
-    @torch.no_grad()
-    def _write(self, adapter: str, snapshot: Snapshot) -> None:
-        for name, parameter in self._parameters(adapter).items():
-            source = snapshot.weights[name]
-            if parameter.shape == source.shape:
-                parameter.copy_(source)
-            else:
-                parameter.zero_()
-                parameter[tuple(slice(0, size) for size in source.shape)].copy_(source)
 
     @torch.no_grad()
     def _initialise_student(self, index: int) -> None:
@@ -217,10 +204,28 @@ class AdapterSequence:
 
     def _activate(self, adapters: list[str]) -> None:
         """Makes adapters act, with gradients for the student alone (PEFT's `set_adapter` would flip them)."""
-        self.model.base_model.set_adapter(list(adapters), inference_mode=True)
+        self._switch_to(adapters)
         for parameter in self._student.values():
             parameter.requires_grad_(True)
         self._active = list(adapters)
+
+    def _switch_to(self, adapters: list[str]) -> None:
+        """As PEFT's `set_adapter` of the whole model, which looks for the layers in all its modules each time."""
+        for layer in self._adapted:
+            layer.set_adapter(list(adapters), inference_mode=True)
+        self.model.base_model.active_adapter = list(adapters)
+
+
+@torch.no_grad()
+def _write(parameters: dict[str, torch.nn.Parameter], snapshot: Snapshot) -> None:
+    """Copies a snapshot into an adapter of its rank, or of a larger one: the rest is zeros, which adds nothing."""
+    for name, parameter in parameters.items():
+        source = snapshot.weights[name]
+        if parameter.shape == source.shape:
+            parameter.copy_(source, non_blocking=True)
+        else:
+            parameter.zero_()
+            parameter[tuple(slice(0, size) for size in source.shape)].copy_(source, non_blocking=True)
 
 
 def _host(tensor: torch.Tensor) -> torch.Tensor:

@@ -86,8 +86,8 @@ def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(settings: BaseSettings) -> Base:
-    """Loads, quantises and freezes the base.
+def load_base(settings: BaseSettings, device: torch.device | None = None) -> Base:
+    """Loads, quantises and freezes the base, on the recipe's device or on a certain one.
 
     Raises:
         UserError: see `load_config`; or no safetensors weights; or a GPU was asked for and there is none.
@@ -95,8 +95,9 @@ def load_base(settings: BaseSettings) -> Base:
     import torch
     from transformers import AutoModelForCausalLM
 
-    device = choose_device(settings.device)
+    device = device or choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    avoid_cudnn_attention()
     with _user_errors(settings.model), no_pickle():
         _refuse_adapter(settings)
         model = AutoModelForCausalLM.from_pretrained(
@@ -177,14 +178,26 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def avoid_cudnn_attention() -> None:
+    """torch takes another kernel for `scaled_dot_product_attention` than cuDNN's, in this process.
+
+    Its gradient is NaN for some padded batches in bfloat16 (H200, torch 2.11: eight left-padded rows of 192 tokens);
+    those of torch's own kernels are finite there. Newer cards get cuDNN's by default.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def limit_memory(gigabytes: float | None, device: torch.device) -> None:
     """Keeps this process from taking more of a GPU's memory than so many GiB; elsewhere nothing is limited."""
     import torch
 
     if gigabytes is None or device.type != "cuda":
         return
-    whole = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole), device)
+    index = torch.cuda.current_device() if device.index is None else device.index  # torch wants a number here
+    whole = torch.cuda.get_device_properties(index).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole), index)
 
 
 def free_memory() -> None:
@@ -203,7 +216,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     import torch
 
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -11,6 +11,7 @@ class UserError(Exception):
     """The input is wrong: what, where, what is allowed, how to mend it. Commands print it and end with 2."""
 
     exit_code = 2
+    said_by_main = False  # every process of the run raises it, and another one says it (`processes.py`)
 
 
 class Stopped(UserError):

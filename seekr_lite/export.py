@@ -26,17 +26,18 @@ from seekr_lite.base import (
     resolve_model,
 )
 from seekr_lite.errors import UserError
-from seekr_lite.files import user_folder, write_tensors
-from seekr_lite.loaded_model import with_adapter
+from seekr_lite.files import json_text, user_folder, write_tensors
+from seekr_lite.loaded_model import with_adapter, with_snapshot
 from seekr_lite.modes import eval_mode
 from seekr_lite.progress import Listener
+from seekr_lite.prompt_sequence import prompt_config
 from seekr_lite.recipe_errors import nearest
 from seekr_lite.report.export_card import export_card
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import Snapshot
-    from seekr_lite.recipe import BaseSettings
+    from seekr_lite.recipe import BaseSettings, Recipe
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
 MERGES = {
     "none": "the adapter alone, to be loaded on the base by PEFT",
@@ -117,15 +118,18 @@ def export(
     if merge not in MERGES:
         raise UserError(f'merge "{merge}": allowed: {", ".join(MERGES)}{nearest(merge, MERGES)}')
     stage = folder.stage_after(after)
-    snapshot, settings = folder.load_snapshot(stage), folder.recipe().base
+    snapshot, recipe = folder.load_snapshot(stage), folder.recipe()
+    settings = recipe.base
+    if snapshot.is_prompt:
+        _refuse_prompt(recipe, merge)
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
     texts = _probe_texts(folder)
     # One model at a time is in memory: each of these steps loads its own.
     with user_folder(to) as target, listener.phase(f"exporting {folder.record.stages[stage].name}", 3) as advance:
-        trained = _logits_as_trained(settings, snapshot, texts)
+        trained = _logits_as_trained(recipe, snapshot, texts)
         advance(1)
         if merge == "none":
-            _write_adapter(settings, snapshot, target)
+            _write_adapter(recipe, snapshot, target)
             made = trained
         else:
             made = _write_merged(settings, snapshot, target, texts, merge)
@@ -151,13 +155,23 @@ def export(
 # ------------------------------------------------------------------ writing
 
 
-def _write_adapter(settings: BaseSettings, snapshot: Snapshot, target: Path) -> None:
+def _refuse_prompt(recipe: Recipe, merge: str) -> None:
+    """Raises `UserError` for what a soft prompt cannot become."""
+    if merge != "none":
+        raise UserError(f'merge "{merge}": a soft prompt cannot be merged into weights; export it with merge "none"')
+    if recipe.method.name == "l2p":
+        raise UserError("export: PEFT does not know a pool of prompts that are chosen row by row; load it from its run")
+
+
+def _write_adapter(recipe: Recipe, snapshot: Snapshot, target: Path) -> None:
     """The configuration is written anew: nothing but numbers and tensors is taken from a run folder."""
-    base = load_base(settings)
-    model = with_adapter(base, snapshot)
-    config = model.peft_config["default"]
-    config.base_model_name_or_path = base.name_or_path
-    config.save_pretrained(str(target))
+    base = load_base(recipe.base)
+    if snapshot.is_prompt:
+        (target / "adapter_config.json").write_text(json_text(prompt_config(base, snapshot)), encoding="utf-8")
+    else:
+        config = with_adapter(base, snapshot).peft_config["default"]
+        config.base_model_name_or_path = base.name_or_path
+        config.save_pretrained(str(target))
     write_tensors(target / "adapter_model.safetensors", snapshot.weights, {"format": "pt"})
     base.tokenizer.save_pretrained(str(target))
 
@@ -201,9 +215,9 @@ def _probe_texts(folder: RunFolder) -> list[str]:
     return [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in rows[-PROBE_ROWS:])]
 
 
-def _logits_as_trained(settings: BaseSettings, snapshot: Snapshot, texts: Sequence[str]) -> list[torch.Tensor]:
-    base = load_base(settings)
-    return _logits(with_adapter(base, snapshot), base.tokenizer, texts)
+def _logits_as_trained(recipe: Recipe, snapshot: Snapshot, texts: Sequence[str]) -> list[torch.Tensor]:
+    base = load_base(recipe.base)
+    return _logits(with_snapshot(base, snapshot, recipe), base.tokenizer, texts)
 
 
 def _logits_reloaded(target: Path, settings: BaseSettings, merge: str, texts: Sequence[str]) -> list[torch.Tensor]:
@@ -232,7 +246,7 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tens
     """Logits `[positions, vocabulary]` of the last positions of each text, one text at a time: no padding."""
     device = next(model.parameters()).device
     found = []
-    with eval_mode(model):
+    with eval_mode(model.modules()):
         for text in texts:
             ids = torch.tensor([tokenizer(text)["input_ids"][:PROBE_TOKENS]], device=device)
             output = model(input_ids=ids, use_cache=False, logits_to_keep=PROBE_POSITIONS)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.errors import UserError
+from seekr_lite.errors import Stopped, UserError
+from seekr_lite.evaluation.scoreboard import perplexity
+from seekr_lite.general_store import KeptText, model_key
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.run_models import RunModels, Stage, find_stages, model_name
+from seekr_lite.run_record import text_checksum
 
 if TYPE_CHECKING:
     from seekr_lite.data.encoding import EncodedExample
@@ -21,15 +24,21 @@ WINDOW = 1024  # tokens that the model reads at once
 
 @dataclass(frozen=True)
 class TextLikelihood:
-    """A model's mean negative log-likelihood per token (nats) of a text; its perplexity is exp of that."""
+    """A model's mean negative log-likelihood per token (nats) of a text; its perplexity is exp of that.
+
+    from_run: it had been measured before, and was not measured again.
+    """
 
     model: str
     nll: float
     tokens: int
+    from_run: bool = False
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nll) if self.nll < 700 else math.inf
+        found = perplexity(self.nll)
+        assert found is not None, "it was measured"
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a perplexity beyond all numbers is null."""
@@ -41,26 +50,59 @@ def general_likelihood(
 ) -> list[TextLikelihood]:
     """The likelihood of a text file under the bare base and the model after each task (or after those in `after`).
 
+    What is measured is kept in the run folder, as a column of its scoreboard, and not measured again.
+
     Raises:
         UserError: the file cannot be read or is too short, no such task, or an adapter that is damaged.
     """
-    from seekr_lite.base import load_config
     from seekr_lite.data.rows import read_text
 
     path, listener = Path(file).expanduser().resolve(), listener or Listener()
     stages: list[Stage] = find_stages(folder, after) if after else [None, *range(len(folder.record.stages))]
-    text, recipe = read_text(path, path.parent), folder.recipe()
+    text = read_text(path, path.parent)
+    kept = _kept(folder, path.name, text, listener)
+    known = set(kept.nll)
+    missing = [stage for stage in dict.fromkeys(stages) if model_key(folder, stage) not in known]
+    if missing:
+        _measure(folder, missing, text, kept, listener)
+    return [
+        TextLikelihood(model_name(folder, stage), kept.nll[key], kept.tokens, key in known)
+        for stage, key in ((stage, model_key(folder, stage)) for stage in stages)
+    ]
+
+
+def _kept(folder: RunFolder, name: str, text: str, listener: Listener) -> KeptText:
+    """What the run knows of this text so far."""
+    new = KeptText(name, text_checksum(text), 0)
+    if not new.path(folder).is_file():
+        return new
+    try:
+        found = KeptText.read(new.path(folder))
+        return replace(found, name=name) if found.text == new.text else new
+    except UserError as error:
+        listener.say(str(error))
+        return new
+
+
+def _measure(folder: RunFolder, stages: Sequence[Stage], text: str, kept: KeptText, listener: Listener) -> None:
+    """Adds what these models make of a text to what is kept; each as soon as it is known."""
+    from seekr_lite.base import load_config
+
+    recipe, models = folder.recipe(), RunModels(folder)
     longest = getattr(load_config(recipe.base).get_text_config(), "max_position_embeddings", None) or WINDOW
-    models, found = RunModels(folder), []
     windows = split_text(models.tokenizer, text, min(WINDOW, int(longest)))
     if not windows:
-        raise UserError(f"{file}: there is too little text in it; at least two tokens are needed")
+        raise UserError(f"{kept.name}: there is too little text in it; at least two tokens are needed")
+    kept.tokens = sum(row.answer_length for row in windows)
     for stage in stages:
-        title = f"reading {path.name} ({model_name(folder, stage)})"
+        title = f"reading {kept.name} ({model_name(folder, stage)})"
         with models.acting(stage) as model, listener.phase(title, len(windows)) as advance:
             nll = _mean_nll(model, models.tokenizer.pad_token_id, windows, recipe.evaluate.batch_tokens, advance)
-        found.append(TextLikelihood(model_name(folder, stage), nll, sum(row.answer_length for row in windows)))
-    return found
+        kept.nll[model_key(folder, stage)] = nll
+        try:
+            kept.save(folder)
+        except Stopped as error:  # a run that may only be read can be measured nevertheless
+            listener.say(f"not kept for later: {error}")
 
 
 def _mean_nll(

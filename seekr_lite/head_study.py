@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence, Snapshot
+from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.base import Base, load_base
 from seekr_lite.data.encoding import encode_task_rows
@@ -20,6 +20,7 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Listener
 from seekr_lite.recipe_errors import nearest
 from seekr_lite.runner import check_against_base
+from seekr_lite.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import AdapterSettings, Recipe
@@ -63,6 +64,8 @@ def score_task_heads(
         raise UserError(f'after "{after}": the bare base is scored, which has learned nothing; name a run (--run) too')
     if run is not None:
         check_same_base(recipe, run)
+        if run.folder.load_snapshot(run.folder.stage_after(after)).is_prompt:
+            raise UserError(f"{run.path}: this run trains a soft prompt; heads are scored of LoRA adapters")
     found = read_task(recipe, task, None if run is None else run.folder)
     if not found.train:
         raise UserError(f"task {task}: there are no training rows to score heads on")

@@ -16,7 +16,6 @@ from functools import partial
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence, Snapshot
 from seekr_lite.attention.tap import tap
 from seekr_lite.bad_steps import StepRows, stopped_by, stops
 from seekr_lite.base import Base, checkpoint_activations, load_base
@@ -33,9 +32,11 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.methods.schedule import plan_epoch, steps_per_epoch
 from seekr_lite.micro_batches import MicroBatches, random_states, restore_random_states
 from seekr_lite.optimizers import make_optimizer
+from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import generator_for, seed_for
+from seekr_lite.snapshots import Snapshot
 from seekr_lite.step_gradients import StepGradients
 from seekr_lite.step_log import StepLog
 from seekr_lite.stopping import StopRequest
@@ -63,6 +64,7 @@ class Learner:
         base: a freshly loaded base, which the learner fits with its adapters; by default the recipe's is loaded.
         listener: hears of progress and events.
         stop: asked after each step whether to stop.
+        processes: those that make the run; each of them has such a learner, and calls it in the same order.
 
     Raises:
         UserError: the base cannot be loaded, or the recipe asks for more than it has.
@@ -74,13 +76,17 @@ class Learner:
         base: Base | None = None,
         listener: Listener | None = None,
         stop: StopRequest | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.recipe = recipe
+        self.processes = processes
         self.stop = stop or StopRequest()
         self.listener = listener or Listener()
         self.base = base or load_base(recipe.base)
-        self.adapters = AdapterSequence(self.base, recipe.adapter, recipe.run.seed)
-        self.method: Method = method_class(recipe.method.name)(recipe.method, self.adapters, recipe.run.seed)
+        method = method_class(recipe.method.name)
+        self.adapters = method.make_adapters(self.base, recipe)
+        self.method: Method = method(recipe.method, self.adapters, recipe.run.seed)
+        self.method.processes = processes
         self.micro_batches = MicroBatches(recipe.train.micro_batch_tokens, self.listener, self.base.device.type)
         self.tasks: list[Task] = []
         self.memory: list[tuple[Example, ...]] = []  # by task
@@ -113,6 +119,8 @@ class Learner:
         with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
             position = self._train(stage, tasks, checkpoints or Checkpoints())
         snapshot = self.adapters.finish_task()
+        if self.method.reviews_rows:
+            self.method.review_task(stage, self._encode([row for task in tasks for row in task.train]))
         samples = self._choose_memory(stage, tasks)
         encoded = self._encode(samples)
         if encoded:
@@ -141,11 +149,12 @@ class Learner:
         own = replay.replay_step == "own"
         total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
         parameters = self.adapters.student
-        optimizer = make_optimizer(list(parameters.values()), settings)
+        rate = settings.learning_rate * self.method.learning_rate_factor
+        optimizer = make_optimizer(list(parameters.values()), settings, rate)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
         )
-        gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight)
+        gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight, self.processes)
         order = generator_for(seed, "order", stage)
         devices = [self.base.device] if self.base.device.type == "cuda" else []
         self.adapters.model.train()
@@ -155,7 +164,7 @@ class Learner:
         ):
             torch.manual_seed(seed_for(seed, "dropout", stage))
             position, started = Position(order=order.getstate()), time.monotonic()
-            state = checkpoints.load(stage)
+            state = self.processes.main_first(lambda: checkpoints.load(stage))
             if state is not None:
                 position = restore(state, parameters, optimizer, scheduler, order)
                 self.micro_batches.tokens = state.micro_batch_tokens
@@ -171,12 +180,13 @@ class Learner:
             while position.epoch < epochs:
                 steps = plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order)
                 for step in steps[position.done :]:
-                    rate = float(scheduler.get_last_lr()[0])
+                    rate_now = float(scheduler.get_last_lr()[0])
+                    self._seed_step(stage, position.steps)
                     draws = random_states()
                     terms = gradients(step, rows, old, with_norms=position.steps % GRADIENT_NORMS_EVERY == 0)
                     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip_norm)
                     named = partial(StepRows.of, step, tasks, self.tasks, old)
-                    if log.add(position.steps + 1, position.epoch, rate, norm, terms, named):
+                    if log.add(position.steps + 1, position.epoch, rate_now, norm, terms, named):
                         position.bad_steps = 0
                     else:
                         # Without gradients the step below changes neither weights nor moments.
@@ -184,22 +194,32 @@ class Learner:
                         in_a_row = position.bad_steps + 1
                         if stops(settings, in_a_row, total):
                             restore_random_states(draws)
-                            keep()  # as it was before this step, which is the next one of a run that goes on
-                            raise stopped_by(log.task, position.steps + 1, in_a_row, total, named(), settings)
+                            # As it was before this step, which is the next one of a run that goes on.
+                            self.processes.on_main(keep)
+                            error = stopped_by(log.task, position.steps + 1, in_a_row, total, named(), settings)
+                            raise self.processes.alike(error)
                         position.bad_steps = in_a_row
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad(set_to_none=True)
                     position.done += 1
                     position.steps += 1
-                    if self.stop.requested or checkpoints.due(position.steps):
-                        keep()
+                    if self.stop.requested:
+                        self.processes.on_main(keep)
                         self.stop.check()
+                    elif self.processes.is_main and checkpoints.due(position.steps):
+                        keep()
                     advance(1)
                 position.epoch, position.done, position.order = position.epoch + 1, 0, order.getstate()
+        self.processes.copy_from_main(list(parameters.values()))
         self.adapters.model.eval()
         position.seconds = before
         return position
+
+    def _seed_step(self, stage: int, step: int) -> None:
+        """Lets each of several processes drop out differently, whatever was drawn before it was started."""
+        if self.processes.count > 1:
+            torch.manual_seed(seed_for(self.recipe.run.seed, "dropout", stage, step, self.processes.index))
 
     def _epochs(self, tasks: Sequence[Task]) -> int:
         """Epochs of the task; of a joint stage the mean over its rows, rounded up: as many steps as the sequence."""
@@ -213,7 +233,13 @@ class Learner:
         settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
         generator = generator_for(self.recipe.run.seed, "memory", stage)
         kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
-        return tuple(rows[index] for index in kept)
+        chosen = [rows[index] for index in kept]
+
+        def keep() -> list[tuple[str, str, tuple[str, ...]]]:
+            return [(row.prompt, row.answer, row.references) for row in self.method.keep_rows(stage, chosen)]
+
+        # Every process has those of the main one: a method may draw them, or write them itself.
+        return tuple(Example(prompt, answer, tuple(right)) for prompt, answer, right in self.processes.on_main(keep))
 
     def _replay_rows(self) -> list[ReplayRow]:
         """The memory of all tasks so far, ready for the model; empty where the method replays nothing."""
@@ -242,7 +268,8 @@ class Learner:
                 self.listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance,
                 self.adapters.acting_as(adapter),
             ):
-                result = evaluate_task(self.adapters.model, self.base.tokenizer, task, self.recipe, advance, draft)
+                model, tokenizer = self.adapters.model, self.base.tokenizer
+                result = evaluate_task(model, tokenizer, task, self.recipe, advance, draft, self.processes)
             self._results[(adapter, task_index)] = result
         return self._results[(adapter, task_index)]
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import Snapshot
     from seekr_lite.base import Base
     from seekr_lite.recipe import Recipe
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot
 
 
 @dataclass
 class LoadedModel:
-    """`model` is a plain PEFT model, `tokenizer` its tokenizer; `generate` answers prompts as the run did."""
+    """`model` is a plain PEFT model (of a soft prompt: `soft_prompt.PromptedModel`), `tokenizer` its tokenizer;
+    `generate` answers prompts as the run did."""
 
     model: Any
     tokenizer: Any
@@ -30,7 +31,7 @@ class LoadedModel:
         snapshot = folder.load_snapshot(folder.stage_after(after))
         recipe = folder.recipe()
         base = load_base(recipe.base)
-        return cls(with_adapter(base, snapshot).eval(), base.tokenizer, recipe)
+        return cls(with_snapshot(base, snapshot, recipe).eval(), base.tokenizer, recipe)
 
     def generate(self, prompt: str, max_new_tokens: int | None = None) -> str:
         """The greedy answer to a prompt."""
@@ -46,6 +47,27 @@ class LoadedModel:
         )
         limit = max_new_tokens or data.max_answer_tokens
         return next(generate(self.model, self.tokenizer, encoded, limit, 1, known={}))[0]
+
+
+def with_snapshot(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
+    """The base with a LoRA adapter or a soft prompt. Raises `UserError` where it does not belong to the base."""
+    return with_prompt(base, snapshot, recipe) if snapshot.is_prompt else with_adapter(base, snapshot)
+
+
+def with_prompt(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
+    """The base with a snapshot of a soft prompt in front of every row.
+
+    Raises:
+        UserError: the prompt does not belong to this base.
+    """
+    from seekr_lite.methods.registry import method_class
+    from seekr_lite.prompt_sequence import PromptSequence
+
+    adapters = method_class(recipe.method.name).make_adapters(base, recipe)
+    if not isinstance(adapters, PromptSequence) or not adapters.takes(snapshot):
+        raise UserError(f"the soft prompt does not belong to the base {base.name_or_path}, or to its method")
+    adapters.become(snapshot)
+    return adapters.model
 
 
 def with_adapter(base: Base, snapshot: Snapshot) -> Any:

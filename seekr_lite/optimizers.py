@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from seekr_lite.recipe import TrainSettings
 
 
-def make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, learning_rate: float | None = None
+) -> torch.optim.Optimizer:
     """`adamw` keeps two fp32 numbers a weight, the 8-bit ones two bytes (Dettmers et al. 2022, arXiv 2110.02861).
 
-    Paged ones move to the host where the card is full; without a card they are not paged.
+    Paged ones move to the host where the card is full; without a card they are not paged. `learning_rate`: by default
+    the settings'.
     """
+    learning_rate = learning_rate or settings.learning_rate
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        return torch.optim.AdamW(parameters, lr=learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
     import bitsandbytes.optim
 
     makers = {
@@ -28,6 +30,6 @@ def make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: TrainSett
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
     }
     made: torch.optim.Optimizer = makers[settings.optimizer](
-        parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        parameters, lr=learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
     )
     return made

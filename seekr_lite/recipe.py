@@ -43,8 +43,9 @@ class BaseSettings(Section):
     quantization: Literal["nf4", "fp4", "int8", "none"] = Field(
         "nf4", description="How the base is stored. nf4 and fp4 use double quantisation."
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="What is computed in: auto is bfloat16 on a GPU that has it, float32 on a CPU."
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="What is computed in: auto is bfloat16 on a GPU that has it, float32 on a CPU; float64 for checks.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one.")
     attention: Literal["sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "eager"] = Field(
@@ -63,9 +64,10 @@ class AdapterSettings(Section):
         "all-linear",
         description="all-linear, attention (projections of attention only), or names of modules.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: Literal["float64", "float32", "bfloat16"] = Field(
         "float32",
-        description="What the adapter is kept and computed in. bfloat16: smaller and faster, small steps round away.",
+        description="What the adapter is kept and computed in. bfloat16: smaller and faster, small steps round away. "
+        "float64: for checks.",
     )
     growth: Literal["continue", "stack"] = Field(
         "continue",
@@ -136,7 +138,8 @@ class MethodSettings(Section):
     name: str = Field(
         "seekr",
         min_length=1,
-        description="sequential, replay, derpp, seekr, joint or isolated; or one of your own (docs/extending.md).",
+        description="sequential, replay, derpp, seekr, ewc, lwf, olora, pp, l2p, lfpt5, joint or isolated "
+        "(docs/methods.md); or one of your own (docs/extending.md).",
     )
     replay_fraction: Fraction = Field(0.01, description="Share of a task's training rows kept; at least one row.")
     replay_choice: Literal["random", "first"] = Field("random", description="first is what the official code does.")
@@ -196,6 +199,9 @@ class RunSettings(Section):
     checkpoint_steps: Positive | None = Field(None, description="And every so many optimizer steps.")
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GiB of the GPU that the run may take; `plan` says what fits, and a run never takes more."
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Where losses and scores are sent besides log.jsonl. Each needs its extra of the installation."
     )
 
 

@@ -65,13 +65,13 @@ def evaluate_run(
                 f"--set {overrides[0]}: goes with another data set (--data); a run's own tasks stay as they are"
             )
         names, recipe = find_tasks(folder, tasks), folder.recipe()
-        known = {(stage, name): _known(folder, stage, name) for stage in stages for name in names}
+        known = {(stage, name): known_result(folder, stage, name) for stage in stages for name in names}
     else:
         recipe = _with_data(folder.recipe(), data, tasks, overrides)
         names, known = list(recipe.data.tasks), {}
     missing = [name for name in names if any(known.get((stage, name)) is None for stage in stages)]
     read = _read(recipe, missing, folder if data is None else None)
-    models, metrics = RunModels(folder), _metrics(folder)
+    models, metrics = RunModels(folder), known_metrics(folder)
     found = []
     for stage in stages:
         for name in names:
@@ -96,7 +96,7 @@ def _test(
     return result.score, result.nll
 
 
-def _known(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | None:
+def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | None:
     """What the run itself found with this very adapter on a task of its own."""
     from seekr_lite.methods.method import Method
     from seekr_lite.methods.registry import method_class
@@ -111,7 +111,8 @@ def _known(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | Non
     return folder.evaluation(stage, task)
 
 
-def _metrics(folder: RunFolder) -> dict[str, str]:
+def known_metrics(folder: RunFolder) -> dict[str, str]:
+    """The metric of each task, once the run has ended."""
     from seekr_lite.evaluation.scoreboard import Scoreboard
 
     return Scoreboard.from_json(folder.load_scores()).metrics if folder.has_scores else {}

@@ -46,10 +46,10 @@ from seekr_lite.run_record import (
 from seekr_lite.strict_json import strict_json
 
 if TYPE_CHECKING:
-    from seekr_lite.adapters import Snapshot
     from seekr_lite.evaluation.evaluate import TaskResult
     from seekr_lite.learner import Learned
     from seekr_lite.recipe import Recipe
+    from seekr_lite.snapshots import Snapshot
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
@@ -123,6 +123,10 @@ class RunFolder:
 
     def save(self) -> None:
         write_record(self.path / RUN_FILE, self.record)
+
+    def read_again(self) -> None:
+        """Takes up what another process has recorded since. Raises `UserError` where the record is damaged."""
+        self.record = read_record(self.path / RUN_FILE)
 
     def clean(self) -> None:
         """Removes what a stop left half-written; only for the process that holds the lock.
@@ -262,12 +266,14 @@ class RunFolder:
         return by_task[task]
 
     def load_snapshot(self, index: int) -> Snapshot:
-        from seekr_lite.adapters import Snapshot
+        from seekr_lite.snapshots import Snapshot
 
         folder = self.trusted_adapter_folder(index)
         config = read_json(folder / "adapter_config.json")
         weights = read_tensors(folder / "adapter_model.safetensors")
         try:
+            if "num_virtual_tokens" in config:  # a soft prompt
+                return Snapshot(weights, int(config["num_virtual_tokens"]), 1.0)
             return Snapshot(weights, int(config["r"]), float(config["lora_alpha"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{folder / 'adapter_config.json'}: damaged: {error!r}") from None

@@ -13,8 +13,8 @@ from seekr_lite.recipe_errors import nearest
 if TYPE_CHECKING:
     import torch
 
-    from seekr_lite.adapters import AdapterSequence, Snapshot
     from seekr_lite.run_folder import RunFolder
+    from seekr_lite.snapshots import Snapshot, SnapshotSequence
 
 BARE_BASE = "base"
 Stage = int | None  # the model after this stage; None: the bare base
@@ -28,12 +28,12 @@ class RunModels:
         self._loaded: Stage = None  # the one snapshot that is in memory
 
     @cached_property
-    def _adapters(self) -> AdapterSequence:
-        from seekr_lite.adapters import AdapterSequence
+    def _adapters(self) -> SnapshotSequence:
         from seekr_lite.base import load_base
+        from seekr_lite.methods.registry import method_class
 
         recipe = self.folder.recipe()
-        return AdapterSequence(load_base(recipe.base), recipe.adapter, recipe.run.seed)
+        return method_class(recipe.method.name).make_adapters(load_base(recipe.base), recipe)
 
     @property
     def tokenizer(self) -> Any:
@@ -62,8 +62,8 @@ class RunModels:
 
 
 def _outer(name: str, tensor: torch.Tensor) -> int:
-    """The size of the layer's side of an adapter's matrix; the other side is the rank."""
-    return tensor.shape[1 if ".lora_A." in name else 0] if tensor.dim() == 2 else -1
+    """The size of the base's side of an adapter's matrix, or of a prompt; the other side is the rank."""
+    return tensor.shape[0 if ".lora_B." in name else 1] if tensor.dim() == 2 else -1
 
 
 def find_stages(folder: RunFolder, after: Sequence[str]) -> list[Stage]:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,13 @@ from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.files import append_text, writing
 from seekr_lite.lock import locked
+from seekr_lite.processes import Processes, launched_alone
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import RunFolder
+from seekr_lite.run_folder import RUN_FILE, RunFolder
+from seekr_lite.run_record import file_checksum
 from seekr_lite.stopping import StopRequest, stop_signals
+from seekr_lite.trackers import Trackers, check_trackers
 
 if TYPE_CHECKING:
     from seekr_lite.export import Export
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
     from seekr_lite.loaded_model import LoadedModel
+    from seekr_lite.push import Push
     from seekr_lite.replay_store import TaskStore
     from seekr_lite.run_evaluation import Evaluation
 
@@ -39,6 +45,7 @@ HARMLESS_KEYS = {
     "run.memory_limit_gb",
     "run.checkpoint_minutes",
     "run.checkpoint_steps",
+    "run.trackers",
     "evaluate.rounds",
 }
 
@@ -60,8 +67,11 @@ class Run:
 
     @property
     def scores(self) -> Scoreboard:
-        """The scoreboard. Raises `UserError` where the run has not ended."""
-        return Scoreboard.from_json(self.folder.load_scores())
+        """The scoreboard, and the general texts measured since. Raises `UserError` where the run has not ended."""
+        from seekr_lite.general_store import with_texts
+
+        folder = self.folder
+        return with_texts(Scoreboard.from_json(folder.load_scores()), folder)
 
     @property
     def folder(self) -> RunFolder:
@@ -116,6 +126,19 @@ class Run:
         from seekr_lite.export import export
 
         return export(self.folder, to, after, merge, listener)
+
+    def push(
+        self,
+        to: str,
+        after: str | None = None,
+        private: bool = False,
+        base_model: str | None = None,
+        send: bool = False,
+    ) -> Push:
+        """What of an adapter would go to the hub; with `send` it goes. See `seekr_lite.push.push`."""
+        from seekr_lite.push import push
+
+        return push(self.folder, to, after, private, base_model, send)
 
     def save_report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one HTML file that needs nothing else; by default `report.html` in its folder.
@@ -190,9 +213,12 @@ def run(
         tasks: tasks handed over from Python; the recipe's `data.tasks` names them.
         fresh: start anew; a run that is there is moved aside, not deleted.
 
+    Under `accelerate launch` or `torchrun` every process calls this; they share the work, and the main one writes.
+
     Raises:
         UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
-        Stopped: a file cannot be written, or too many losses are not finite; once mended, it goes on from there.
+        Stopped: a file cannot be written, too many losses are not finite, or another process of the run has ended;
+            once mended, it goes on from there.
         Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
     """
     from seekr_lite.base import choose_device, limit_memory, load_base
@@ -202,35 +228,81 @@ def run(
         recipe = Recipe.from_toml(recipe, overrides)
     path = Path(output or recipe.run.output or "runs/run")
     recipe = recipe.with_(run={"output": str(path)})
-    RunFolder.check_free(path)
-    folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
-    if folder is not None:
-        check_continues(folder, recipe)
-    sequence = gather_tasks(recipe, folder, tasks)
-    check_against_base(recipe)
-    limit_memory(recipe.run.memory_limit_gb, choose_device(recipe.base.device))
-    base = load_base(recipe.base)
-
+    stop = StopRequest()
+    processes = Processes.launched(choose_device(recipe.base.device), stop)
     if listener is None:
         from seekr_lite.report.console import Console
 
         listener = Console()
-    stop = StopRequest()
-    listeners = Listeners(listener, LogFile(path / "log.jsonl"), stop)
-    learner = Learner(recipe, base, listeners, stop)  # before a folder is made: it refuses what a method cannot use
-    if fresh and RunFolder.is_run(path):
-        listener.say(f"the run that was in {path} is now in {move_aside(path)}")
-    with locked(path), stop_signals(stop):
-        if folder is None:
-            RunFolder.check_free(path)  # again, now that nobody else can write here
-            folder = RunFolder.create(path, recipe)
-        folder.clean()
-        cut_to_whole_lines(path / "log.jsonl")
-        for task in tasks:
-            folder.save_task(task)
-        folder.write_recipe(recipe)
-        carry_on(folder, learner, sequence, listeners)
+    if launched_alone():
+        listener.say(
+            "accelerate has started one process: with --cpu it starts no more, whatever --num_processes says. For "
+            "several on a CPU: torchrun --nproc_per_node 2 -m seekr_lite run RECIPE"
+        )
+    trackers = Trackers(recipe, path, listener.say)
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"), trackers, stop) if processes.is_main else stop
+    with processes.together():
+        check_trackers(recipe.run.trackers)
+        RunFolder.check_free(path)
+        folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
+        if folder is not None:
+            check_continues(folder, recipe)
+        sequence = gather_tasks(recipe, folder, tasks)
+        check_against_base(recipe)
+        device = processes.device or choose_device(recipe.base.device)
+        limit_memory(recipe.run.memory_limit_gb, device)
+        base = load_base(recipe.base, device)
+        # Before a folder is made: it refuses what a method cannot use.
+        learner = Learner(recipe, base, listeners, stop, processes)
+    with ExitStack() as held:
+        with processes.together():
+            if processes.is_main:
+                if fresh and RunFolder.is_run(path):
+                    listener.say(f"the run that was in {path} is now in {move_aside(path)}")
+                held.enter_context(locked(path))
+                folder = prepare_folder(path, folder, recipe, tasks)
+                held.enter_context(trackers)
+                trackers.go_on_after(stage.steps for stage in folder.record.stages)
+        held.enter_context(stop_signals(stop))
+        carry_on(seen_by_all(path, folder, processes), learner, sequence, listeners)
     return Run(path)
+
+
+def prepare_folder(path: Path, folder: RunFolder | None, recipe: Recipe, tasks: Sequence[Task]) -> RunFolder:
+    """Makes a run folder, or takes one up again; only for the process that holds its lock."""
+    if folder is None:
+        RunFolder.check_free(path)  # again, now that nobody else can write here
+        folder = RunFolder.create(path, recipe)
+    folder.clean()
+    cut_to_whole_lines(path / "log.jsonl")
+    for task in tasks:
+        folder.save_task(task)
+    folder.write_recipe(recipe)
+    return folder
+
+
+def seen_by_all(path: Path, folder: RunFolder | None, processes: Processes) -> RunFolder:
+    """The run folder that the main process has prepared. Raises `UserError` where another one does not see it."""
+    checksum = processes.on_main(lambda: file_checksum(path / RUN_FILE))
+    with processes.together():
+        if folder is None or not processes.is_main:
+            if not RunFolder.is_run(path) or file_checksum(path / RUN_FILE) != checksum:
+                raise UserError(
+                    f"{path}: the main process works there, and this one does not see the same folder; put the run "
+                    "(--output) on a disk that all machines share"
+                )
+            folder = RunFolder.open(path)
+    assert folder is not None
+    return folder
+
+
+def by_main(folder: RunFolder, processes: Processes, write: Callable[[], object]) -> None:
+    """The main process writes to the folder; the others wait for it, and read what is recorded now."""
+    with processes.together():
+        if processes.is_main:
+            write()
+    if not processes.is_main:
+        folder.read_again()
 
 
 def move_aside(path: Path) -> Path:
@@ -246,13 +318,15 @@ def move_aside(path: Path) -> Path:
 
 def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: Listener) -> None:
     """Takes a run folder from where it is to the end of its recipe."""
-    joint, recipe = learner.method.joint, learner.recipe
+    joint, recipe, processes = learner.method.joint, learner.recipe, learner.processes
     stages = [tasks] if joint else [[task] for task in tasks]
     planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
     # What was recorded once is made again, too, where the rounds of the longer sequence no longer ask for it.
-    evaluations = list(dict.fromkeys([*planned, *forget_damaged(folder, tasks, listener)]))
+    damaged = processes.on_main(lambda: forget_damaged(folder, tasks, listener))
+    by_main(folder, processes, lambda: None)
+    evaluations = list(dict.fromkeys([*planned, *((after, task) for after, task in damaged)]))
     checkpoints = folder.checkpoints(recipe, listener)
-    evaluate_after(folder, learner, None, tasks, evaluations)
+    evaluate_after(folder, learner, None, tasks, evaluations, listener)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
             learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
@@ -260,11 +334,12 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
             learned = learner.learn(*stage, checkpoints=checkpoints)
             name = folder.stage_name(index, stage, joint)
             config = learner.adapters.config_of(learned.snapshot)
-            folder.save_stage(name, stage, learned, config, learner.method.state_folder)
-            checkpoints.forget()
+            save = partial(folder.save_stage, name, stage, learned, config, learner.method.state_folder)
+            by_main(folder, processes, save)
+            by_main(folder, processes, checkpoints.forget)
             listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
         after = len(tasks) - 1 if joint else index
-        evaluate_after(folder, learner, after, tasks, evaluations)
+        evaluate_after(folder, learner, after, tasks, evaluations, listener)
         listener.say(describe_stage(folder, index, after, stage))
     results = {}
     for after_task, task in planned:
@@ -272,8 +347,8 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
         assert record is not None, "every planned evaluation has been made"
         results[(after_task, task)] = (record.score, record.nll)
     scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
-    folder.save_scores(scores.to_json())
-    checkpoints.forget()
+    by_main(folder, processes, lambda: folder.save_scores(scores.to_json()))
+    by_main(folder, processes, checkpoints.forget)
 
 
 def forget_damaged(folder: RunFolder, tasks: list[Task], listener: Listener) -> list[tuple[int | None, int]]:
@@ -292,14 +367,15 @@ def evaluate_after(
     after: int | None,
     tasks: list[Task],
     evaluations: list[tuple[int | None, int]],
+    listener: Listener,
 ) -> None:
-    """The planned evaluations of one round that have not been made."""
+    """Makes the planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
         if round_after == after and folder.evaluation(after, tasks[task].name) is None:
             name = tasks[task].name
-            folder.save_evaluation(
-                after, name, learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
-            )
+            result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
+            by_main(folder, learner.processes, partial(folder.save_evaluation, after, name, result))
+            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll)
 
 
 def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:
@@ -313,7 +389,12 @@ def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task])
 def check_against_base(recipe: Recipe) -> None:
     """Refuses what the base cannot do, from its configuration alone."""
     from seekr_lite.base import load_config
+    from seekr_lite.methods.registry import method_class
 
+    method = method_class(recipe.method.name)
+    method.read_options(recipe.method)
+    if method.growth == "continue" and recipe.adapter.growth != "continue":
+        raise UserError(f'adapter.growth = "stack": the method "{method.name}" works on "continue" only')
     config = load_config(recipe.base).get_text_config()
     if recipe.method.name == "seekr":
         from seekr_lite.attention.selection import resolve_budgets
@@ -324,10 +405,12 @@ def check_against_base(recipe: Recipe) -> None:
         resolve_budgets(recipe.method, layers, heads)
     longest = getattr(config, "max_position_embeddings", None)
     asked = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens
-    if isinstance(longest, int) and 0 < longest < asked:
+    extra = method.extra_tokens(recipe)
+    if isinstance(longest, int) and 0 < longest < asked + extra:
+        prompt = f" and a soft prompt of {extra}" if extra else ""
         raise UserError(
-            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}: the base reads at most {longest} tokens; "
-            "lower one of them (`seekr-lite data check` shows how long the rows are)"
+            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}{prompt}: the base reads at most {longest} "
+            "tokens; lower one of them (`seekr-lite data check` shows how long the rows are)"
         )
 
 

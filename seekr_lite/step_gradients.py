@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
 from seekr_lite.methods.schedule import Step
 from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.processes import ALONE, Processes
+from seekr_lite.snapshots import SnapshotSequence
+from seekr_lite.step_sum import StepSum
 
 
 @dataclass
@@ -42,12 +44,20 @@ class TermValues:
 class StepGradients:
     """Gradients of a method's loss on the rows of a step; they land in the student's parameters.
 
-    A new row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old).
+    A new row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old). Several processes
+    share the rows of a step, each kind apart; afterwards each has the gradients of the whole step.
     """
 
     def __init__(
-        self, method: Method, adapters: AdapterSequence, micro_batches: MicroBatches, replay_weight: float
+        self,
+        method: Method,
+        adapters: SnapshotSequence,
+        micro_batches: MicroBatches,
+        replay_weight: float,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
+        self.add_up = StepSum(processes, adapters.trainable_parameters())
         self.method = method
         self.adapters = adapters
         self.micro_batches = micro_batches
@@ -62,7 +72,9 @@ class StepGradients:
         """
         chosen, past = [rows[index] for index in step.new], [old[index] for index in step.replay]
         lengths = [len(row.input_ids) for row in chosen] + [len(row.encoded.input_ids) for row in past]
-        return self.micro_batches.fit(lambda: self._sum(chosen, past, with_norms), lengths, self._forget)
+        terms = self.micro_batches.fit(lambda: self._sum(chosen, past, with_norms), lengths, self._forget)
+        self.add_up(terms, with_norms)
+        return terms
 
     def _sum(self, chosen: list[EncodedExample], past: list[ReplayRow], with_norms: bool) -> TermValues:
         weight_sum = len(chosen) + self.replay_weight * len(past)
@@ -70,15 +82,17 @@ class StepGradients:
         device, pad = self.adapters.base.device, self.adapters.base.tokenizer.pad_token_id
         if chosen:
             totals = StepTotals(sum(row.answer_length for row in chosen), len(chosen))
-            for group in self.micro_batches.split([len(row.input_ids) for row in chosen]):
-                batch = collate([chosen[index] for index in group], pad).to(device)
+            own = self.processes.share_by_length(chosen, [len(row.input_ids) for row in chosen])
+            for group in self.micro_batches.split([len(row.input_ids) for row in own]):
+                batch = collate([own[index] for index in group], pad).to(device)
                 loss = self.method.new_task_loss(batch, totals)
                 self._backward(loss, len(chosen) / weight_sum, terms, with_norms)
         if past and self.replay_weight:
             tasks = frozenset(row.task for row in past)
             totals = StepTotals(sum(row.encoded.answer_length for row in past), len(past), tasks)
-            for group in self.micro_batches.split([len(row.encoded.input_ids) for row in past]):
-                members = [past[index] for index in group]
+            mine = self.processes.share_by_length(past, [len(row.encoded.input_ids) for row in past], last_first=True)
+            for group in self.micro_batches.split([len(row.encoded.input_ids) for row in mine]):
+                members = [mine[index] for index in group]
                 batch = collate([row.encoded for row in members], pad).to(device)
                 loss = self.method.replay_loss(ReplayBatch(batch, members), totals)
                 self._backward(loss, self.replay_weight * len(past) / weight_sum, terms, with_norms)

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from seekr_lite.errors import Interrupted
+from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.progress import Advance, Listener
 
 EXIT_CODES = {signal.SIGTERM: 3, signal.SIGINT: 130}
 
 
 class StopRequest(Listener):
-    """Whether somebody asked the run to stop. As a listener it stops phases between two units of work."""
+    """Whether somebody asked the run to stop. As a listener it stops phases between two units of work.
+
+    Where several processes make a run, they stop at the same place: each acts on a signal only once all know of it.
+    """
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.alone = True  # whether one process makes the run
+        self.heard: signal.Signals | None = None  # what came to this process
+        self.signal: signal.Signals | None = None  # what is acted on
 
     @property
     def requested(self) -> bool:
         return self.signal is not None
+
+    def hear(self, number: int) -> None:
+        """A signal came to this process."""
+        self.heard = signal.Signals(number)
+        if self.alone:
+            self.signal = self.heard
+
+    def agree(self, heard: Iterable[int | None]) -> None:
+        """Takes what each process has heard; Ctrl-C counts before SIGTERM, and what was agreed once stays."""
+        numbers = {number for number in heard if number is not None}
+        if numbers and self.signal is None:
+            self.signal = signal.SIGINT if signal.SIGINT in numbers else signal.SIGTERM
 
     def check(self) -> None:
         """Raises `Interrupted` where a stop was asked for."""
@@ -47,13 +64,17 @@ def stop_signals(request: StopRequest) -> Iterator[None]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if request.requested and number == signal.SIGINT:
+        if request.heard is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal = signal.Signals(number)
+        request.hear(number)
 
     before = {number: signal.signal(number, ask) for number in EXIT_CODES}
     try:
         yield
+    except (UserError, Interrupted):
+        if not request.alone:  # a launcher ends the rest of a failed run by SIGTERM: it must not cut off what is said
+            before = {}
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

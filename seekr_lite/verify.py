@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from seekr_lite.errors import UserError
+from seekr_lite.general_store import kept_texts
 from seekr_lite.run_record import file_checksum
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class FileState:
 
 
 def verify_files(folder: RunFolder) -> list[FileState]:
-    """The state of every recorded file, and of the checkpoint where there is one."""
+    """The state of every recorded file, of general texts, and of the checkpoint where there is one."""
     found: list[FileState] = []
     for name, checksum in sorted(folder.record.files.items()):
         path = folder.path / name
@@ -29,6 +30,9 @@ def verify_files(folder: RunFolder) -> list[FileState]:
             found.append(FileState(name, "missing"))
         else:
             found.append(FileState(name, "whole" if file_checksum(path) == checksum else "changed"))
+    for path, kept in kept_texts(folder):
+        name = path.relative_to(folder.path).as_posix()
+        found.append(FileState(name, "changed" if isinstance(kept, UserError) else "whole"))
     checkpoint = folder.checkpoints(folder.recipe())
     if checkpoint.path.is_file():
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from seekr_lite.base import load_base, load_config, load_tokenizer
 from seekr_lite.errors import UserError
@@ -16,6 +17,13 @@ def test_the_built_in_base_loads(quantization: str) -> None:
     base = load_base(BaseSettings(model="tiny", quantization=quantization, device="cpu"))  # type: ignore[arg-type]
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert base.tokenizer.pad_token_id != base.tokenizer.eos_token_id
+
+
+def test_cudnns_attention_is_left_alone() -> None:
+    """Its gradient of padded rows can be NaN; a GPU would take it first."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_base(BaseSettings(model="tiny"))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:

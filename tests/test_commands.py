@@ -51,6 +51,15 @@ def test_help_has_an_example_of_the_command_and_the_example_parses(names: tuple[
     assert all((ROOT / str(recipe)).is_file() for recipe in recipes)
 
 
+@pytest.mark.parametrize("names", ALL, ids=words)
+def test_no_help_loses_a_word_in_square_brackets(names: tuple[str, ...]) -> None:
+    """`[word]` is markup of rich unless it is written `\\[word]`."""
+    texts = [ALL[names].help or "", ALL[names].epilog or "", *(getattr(one, "help", "") for one in ALL[names].params)]
+    words = [word for text in texts for word in re.findall(r"\[[^\]\n]+\]", (text or "").replace("\\", ""))]
+    shown = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "300"}).stdout
+    assert [word for word in words if word not in shown] == []
+
+
 @pytest.mark.parametrize("names", LEAVES, ids=words)
 def test_options_mean_the_same_everywhere(names: tuple[str, ...]) -> None:
     for option in ALL[names].params:

@@ -36,6 +36,7 @@ NOT_RUN = {  # command -> why it is parsed only
     'pip install -c constraints.txt -e ".[dev]"': INSTALL,
     "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu": INSTALL,
     'pip install "seekr-lite[plot] @ git+https://github.com/OWNER/seekr-lite"': INSTALL,
+    "seekr-lite evaluate runs/mine --lm-eval arc_easy --limit 100": HUB,
     "pytest -n auto": "this is one of its tests",
     "seekr-lite run recipes/quickstart.toml --set base.device=cuda --output runs/gpu": GPU,
     "hf download Qwen/Qwen2.5-7B-Instruct --local-dir models/qwen2.5-7b": HUB,

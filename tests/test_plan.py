@@ -73,11 +73,11 @@ def test_twice_the_speed_halves_the_time(plan: Plan) -> None:
 
 
 def test_a_small_base_has_no_time_without_a_speed() -> None:
-    assert choose_speed(135_000_000, 8, None) is None
+    assert choose_speed(tiny_recipe(), 135_000_000, 8) is None
 
 
 def test_the_default_speed_is_scaled_by_parameters() -> None:
-    speed = choose_speed(2 * 8_030_000_000, 8, None)
+    speed = choose_speed(tiny_recipe("train.checkpointing=true"), 2 * 8_030_000_000, 8)
     assert speed is not None
     assert (speed.tokens_per_second, speed.written_per_second) == pytest.approx((2413 / 2, 188 / 2))
 
@@ -145,7 +145,10 @@ def test_it_fits_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (limit,) = json.loads(done.stdout)["limits"]
     assert limit["fits"]
-    assert limit["measured"]["tokens_per_second"] > 0
+    speed = limit["measured"]["speed"]
+    assert limit["speed"] == speed
+    assert 0 < speed["tokens_per_second"] < speed["read_per_second"]
+    assert speed["written_per_second"] > 0
     assert all(abs(phase["error"]) < 0.15 for phase in limit["measured"]["phases"])
     assert json.loads((tmp_path / "fit.json").read_text()) == json.loads(done.stdout)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +24,18 @@ TEXT = "red cake fox saw the old wolf in a desert\n" * 120
 
 
 @pytest.fixture(scope="module")
-def run(finished_run: sl.Run) -> sl.Run:
-    """Of its four scores it has tested three: not the second task after the first."""
-    return finished_run
+def run(finished_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A copy, since general texts are kept. Of its four scores it has tested three: not the second after the first."""
+    path = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(finished_run.path, path)
+    return sl.open_run(path)
+
+
+@pytest.fixture
+def own_run(finished_run: sl.Run, tmp_path: Path) -> sl.Run:
+    """A copy that has measured no text yet."""
+    shutil.copytree(finished_run.path, tmp_path / "own")
+    return sl.open_run(tmp_path / "own")
 
 
 def command(*arguments: object) -> Result:
@@ -124,14 +134,64 @@ def test_every_token_of_a_text_is_predicted_once(window: int, small_recipe: Make
 
 def test_the_command_shows_the_change_of_a_text(run: sl.Run, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    before = files(run)
     done = command(run.path, "--general", tmp_path / "text.txt")
     assert done.exit_code == 0, done.output
     for words in ("(bare base)", "keeper", "perplexity", "tokens"):
         assert words in done.stdout
     values = json.loads(command(run.path, "--general", tmp_path / "text.txt", "--after", "shade", "--json").stdout)
     assert [one["model"] for one in values] == ["shade"]
-    assert files(run) == before
+
+
+def test_a_text_that_was_measured_is_a_column_wherever_scores_are(own_run: sl.Run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    before, plain = files(own_run), own_run.scores
+    found = own_run.general_likelihood(tmp_path / "text.txt")
+    scores = own_run.scores
+    (column,) = scores.texts
+    assert [column.perplexity(after) for after in (None, 0, 1)] == [one.perplexity for one in found]
+    shown = f"{found[2].perplexity:.2f}"
+    assert (scores.matrix, scores.op) == (plain.matrix, plain.op)
+    assert shown in str(scores)
+    assert f"<td>{shown}</td>" in scores._repr_html_()
+    assert scores.to_json()["texts"][0]["perplexity"] == [one.perplexity for one in found[1:]]
+    report = own_run.save_report(tmp_path / "report.html").read_text()
+    assert f"<td>{shown}</td>" in report
+    assert "text.txt<br><small>perplexity</small>" in report
+    after = files(own_run)
+    assert {path: after[path] for path in before} == before
+    assert {path.parent.name for path in set(after) - set(before)} == {"general"}
+
+
+def test_a_text_is_not_measured_twice(own_run: sl.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    first = own_run.general_likelihood(tmp_path / "text.txt", after=["shade"])
+    (tmp_path / "again.txt").write_text(TEXT)  # the same text, whatever its file is called
+    second = own_run.general_likelihood(tmp_path / "again.txt")
+    assert [one.from_run for one in (*first, *second)] == [False, False, True, False]
+    assert second[1].nll == first[0].nll
+    monkeypatch.setattr("seekr_lite.base.load_base", lambda settings: pytest.fail("the base was loaded"))
+    third = own_run.general_likelihood(tmp_path / "text.txt")
+    assert [(one.model, one.nll) for one in third] == [(one.model, one.nll) for one in second]
+
+
+def test_a_damaged_measurement_is_told_and_made_again(own_run: sl.Run, tmp_path: Path) -> None:
+    from seekr_lite.verify import verify_files
+
+    (tmp_path / "text.txt").write_text(TEXT)
+    first = own_run.general_likelihood(tmp_path / "text.txt")
+    (kept,) = (own_run.path / "general").iterdir()
+    assert [one.state for one in verify_files(own_run.folder) if one.path.startswith("general/")] == ["whole"]
+    kept.write_text(kept.read_text().replace('"tokens": ', '"tokens": 9'))
+    assert [one.state for one in verify_files(own_run.folder) if one.path.startswith("general/")] == ["changed"]
+    assert own_run.scores.texts == ()
+    assert "its content does not match its checksum" in own_run.save_report(tmp_path / "report.html").read_text()
+    assert own_run.general_likelihood(tmp_path / "text.txt") == first
+    assert len(own_run.scores.texts) == 1
+
+
+def test_every_column_of_the_table_has_a_heading(run: sl.Run) -> None:
+    head = next(line for line in command(run.path).stdout.splitlines() if "metric" in line)
+    assert all(cell.strip() for cell in head.strip("┃").split("┃"))
 
 
 # ------------------------------------------------------------------ mistakes

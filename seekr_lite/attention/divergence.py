@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
@@ -38,6 +39,11 @@ class MapShape:
     def of_all_rows(cls, padding: torch.Tensor, tokens: int, scale: float, window: int | None = None) -> MapShape:
         """Every real token's row is compared."""
         return cls(padding, all_rows(padding, tokens), scale, window, consecutive=True)
+
+    @cached_property
+    def row_count(self) -> torch.Tensor:
+        """`[p, 1]`: how many rows stand there."""
+        return self.counted.sum(-1, keepdim=True)
 
     @property
     def counted(self) -> torch.Tensor:
@@ -128,7 +134,7 @@ def divergence_and_gradient(
 ) -> DivergenceAndGradient:
     """The divergence in plain torch, chunk by chunk of query rows. `divergence_triton.py` has the same for GPUs."""
     total = _zeros(shape, query)
-    share = shape.counted.to(total.dtype) / shape.counted.sum(-1, keepdim=True)  # [p, m]; a row's share in the mean
+    share = shape.counted.to(total.dtype) / shape.row_count  # [p, m]; a row's share in the mean
     query, teacher_query = (part.to(total.dtype) * shape.scale for part in (query, teacher_query))
     key, teacher_key = key.to(total.dtype), teacher_key.to(total.dtype)
     grad_query = torch.zeros_like(query) if with_gradient else None
@@ -214,8 +220,12 @@ class _Divergence(torch.autograd.Function):
 
 
 def _kept(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """In the inputs' precision, but for float16, whose range gradients before scaling would leave."""
-    return gradient if like.dtype == torch.float16 else gradient.to(like.dtype)
+    return gradient.to(kept_dtype(like))
+
+
+def kept_dtype(like: torch.Tensor) -> torch.dtype:
+    """The inputs' precision, but for float16, whose range gradients before scaling would leave."""
+    return torch.float32 if like.dtype == torch.float16 else like.dtype
 
 
 def attention_maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, first: int, last: int) -> torch.Tensor:

@@ -74,9 +74,9 @@ def _row_kernel(
     key,  # [p, n, d]
     teacher_query,  # [p, m, d]
     teacher_key,  # [p, n, d]
-    rows,  # [p, m] int32
-    padding,  # [p] int32
-    weight,  # [p]; scale / number of rows
+    rows,  # [p, m]
+    padding,  # [p]
+    share,  # [p]; 1 / number of rows
     divergence,  # [p, m], out: of each row
     norm,  # [p, m], out: log-sum-exp of the student's scores
     teacher_norm,  # [p, m], out
@@ -99,8 +99,8 @@ def _row_kernel(
     place = (tl.program_id(0) % blocks) * block_rows + tl.arange(0, block_rows)
     key += pair * n * d
     teacher_key += pair * n * d
-    row = tl.load(rows + pair * m + place, mask=place < m, other=-1)
-    pad = tl.load(padding + pair)
+    row = tl.load(rows + pair * m + place, mask=place < m, other=-1).to(tl.int32)
+    pad = tl.load(padding + pair).to(tl.int32)
     student_query = _part(query + pair * m * d, place, m, d, width)
     other_query = _part(teacher_query + pair * m * d, place, m, d, width)
     # Keys that some row of the block sees.
@@ -154,7 +154,7 @@ def _row_kernel(
         column = tl.arange(0, width)
         out = grad_query + pair * m * d + place[:, None] * d + column[None, :]
         inside = (place < m)[:, None] & (column < d)[None, :]
-        tl.store(out, gradient * (tl.load(weight + pair) / LIFT), mask=inside)
+        tl.store(out, gradient * (tl.load(share + pair) * scale / LIFT), mask=inside)
 
 
 @triton.jit(do_not_specialize=["m", "n", "window"])
@@ -163,9 +163,9 @@ def _key_kernel(
     key,  # [p, n, d]
     teacher_query,  # [p, m, d]
     teacher_key,  # [p, n, d]
-    rows,  # [p, m] int32
-    padding,  # [p] int32
-    weight,  # [p]
+    rows,  # [p, m]
+    padding,  # [p]
+    share,  # [p]
     norm,  # [p, m]
     teacher_norm,  # [p, m]
     pulled,  # [p, m]
@@ -191,7 +191,7 @@ def _key_kernel(
     norm += pair * m
     teacher_norm += pair * m
     pulled += pair * m
-    pad = tl.load(padding + pair)
+    pad = tl.load(padding + pair).to(tl.int32)
     student_key = _part(key + pair * n * d, index, n, d, width)
     other_key = _part(teacher_key + pair * n * d, index, n, d, width)
     # Rows that see some key of the block; nothing is taken for granted about where NO_ROW stands.
@@ -201,7 +201,7 @@ def _key_kernel(
     end = 0
     for before in range(0, m, 256):
         place = before + tl.arange(0, 256)
-        row = tl.load(rows + place, mask=place < m, other=-1)
+        row = tl.load(rows + place, mask=place < m, other=-1).to(tl.int32)
         sees = (row >= lowest) & (row - window < last) & (lowest <= last)
         start = tl.minimum(start, tl.min(tl.where(sees, place, m)))
         end = tl.maximum(end, tl.max(tl.where(sees, place + 1, 0)))
@@ -209,7 +209,7 @@ def _key_kernel(
     gradient = tl.zeros([block_keys, width], tl.float32)
     for before in range(start, end, block_rows):
         place = before + tl.arange(0, block_rows)
-        row = tl.load(rows + place, mask=place < m, other=-1)
+        row = tl.load(rows + place, mask=place < m, other=-1).to(tl.int32)
         seen = _seen(row[None, :], index[:, None], pad, window)
         student_query = _part(query, place, m, d, width)
         student_norm = tl.load(norm + place, mask=place < m, other=0.0)
@@ -222,7 +222,7 @@ def _key_kernel(
     column = tl.arange(0, width)
     out = grad_key + pair * n * d + index[:, None] * d + column[None, :]
     inside = (index < n)[:, None] & (column < d)[None, :]
-    tl.store(out, gradient * (tl.load(weight + pair) / LIFT), mask=inside)
+    tl.store(out, gradient * (tl.load(share + pair) * scale / LIFT), mask=inside)
 
 
 def divergence_and_gradient(
@@ -243,14 +243,14 @@ def divergence_and_gradient(
     n = key.shape[1]
     width = max(16, triton.next_power_of_2(d))
     kept, passing = tile or default_tile(width, query.dtype)
-    rows, padding = (part.to(torch.int32).contiguous() for part in (shape.rows, shape.padding))
-    counted = shape.counted.sum(-1, keepdim=True)  # [p, 1]
-    weight = (shape.scale / counted).float()
+    rows, padding = shape.rows.contiguous(), shape.padding.contiguous()
+    share = shape.row_count.reciprocal().squeeze(-1)  # [p]
     value, *of_rows = (query.new_empty((pairs, m), dtype=torch.float32) for _ in range(4))
-    grad_query = query.new_empty(query.shape, dtype=torch.float32) if with_gradient else None
-    grad_key = query.new_empty(key.shape, dtype=torch.float32) if with_gradient else None
+    kept_as = plain.kept_dtype(query)
+    grad_query = query.new_empty(query.shape, dtype=kept_as) if with_gradient else None
+    grad_key = query.new_empty(key.shape, dtype=kept_as) if with_gradient else None
     window = n if shape.window is None else min(shape.window, n)
-    inputs = *parts, rows, padding, weight
+    inputs = *parts, rows, padding, share
     numbers = m, n, d, window, shape.scale, epsilon, epsilon == 0
     build = {"width": width, "num_warps": 4, "num_stages": 2}
     with torch.cuda.device_of(query):
@@ -261,7 +261,7 @@ def divergence_and_gradient(
             grid = (pairs * triton.cdiv(n, kept),)
             build |= {"block_rows": passing, "block_keys": kept}
             _key_kernel[grid](*inputs, *of_rows, grad_key, *numbers, **build)
-    return DivergenceAndGradient((value / counted).sum(-1), grad_query, grad_key)
+    return DivergenceAndGradient(value.sum(-1) * share, grad_query, grad_key)
 
 
 def default_tile(width: int, dtype: torch.dtype) -> tuple[int, int]:

@@ -157,12 +157,16 @@ class HeadPairs:
     """Which heads of which batch rows: pair p is head `heads[p]` of row `rows[p]`; both `[pairs]`.
 
     queries: `[pairs, m]`, the positions of the query rows that are wanted of each pair (negative: none stands
-    there); None: all n.
+    there); None: all n. No pair is there twice.
     """
 
     rows: torch.Tensor
     heads: torch.Tensor
     queries: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> HeadPairs:
+        queries = None if self.queries is None else self.queries.to(device)
+        return HeadPairs(self.rows.to(device), self.heads.to(device), queries)
 
     def subset(self, rows: torch.Tensor) -> tuple[torch.Tensor, HeadPairs]:
         """The pairs of some batch rows, renumbered as rows of that smaller batch, with the mask `[pairs]` of them."""
@@ -213,12 +217,44 @@ class HeadRecorder:
 def select_heads(call: AttentionCall, pairs: HeadPairs) -> RecordedHeads:
     """query head h reads key head h // group (grouped-query attention)."""
     group = call.query.shape[1] // call.key.shape[1]
-    key = call.key[pairs.rows, pairs.heads // group]  # [pairs, n, d]
+    # Several queries may read one key, whose gradients add up.
+    take = _take_heads if group == 1 else _take_shared_heads
+    key = take(call.key, pairs.rows, pairs.heads // group)  # [pairs, n, d]
     if pairs.queries is None:
-        query = call.query[pairs.rows, pairs.heads]  # [pairs, n, d]
+        query = _take_heads(call.query, pairs.rows, pairs.heads)  # [pairs, n, d]
     else:
         query = call.query[pairs.rows[:, None], pairs.heads[:, None], pairs.queries.clamp(min=0)]  # [pairs, m, d]
     return RecordedHeads(query, key, call.scale, call.window)
+
+
+def _take_heads(states: torch.Tensor, rows: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    taken: torch.Tensor = _TakeHeads.apply(states, rows, heads)
+    return taken
+
+
+def _take_shared_heads(states: torch.Tensor, rows: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    return states[rows, heads]
+
+
+class _TakeHeads(torch.autograd.Function):
+    """`states[rows, heads]`, `[b, h, n, d]` -> `[pairs, n, d]`, of pairs that are all different.
+
+    The gradient is written once. torch's own would add up what may meet in one place, which a GPU sorts for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, rows: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(rows, heads)
+        ctx.shape = states.shape
+        return states[rows, heads]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        rows, heads = ctx.saved_tensors
+        whole = grad.new_zeros(ctx.shape)
+        whole[rows, heads] = grad
+        return whole, None, None
 
 
 def all_heads(batch: int, heads: int, device: torch.device, queries: torch.Tensor | None = None) -> HeadPairs:

@@ -86,7 +86,7 @@ def _probe(model: Any) -> _PlainAttention:
     mask = torch.ones_like(ids)
     mask[1, :PROBE_PADDING] = 0
     recorder = _PlainAttention(torch.tensor([0, PROBE_PADDING], device=device))
-    with eval_mode(model), tap(model):
+    with eval_mode(model.modules()), tap(model):
         model(
             input_ids=ids,
             attention_mask=mask,

@@ -18,11 +18,13 @@ from seekr_lite.cli.evaluate import evaluate_command
 from seekr_lite.cli.export import export_command
 from seekr_lite.cli.heads import heads_app
 from seekr_lite.cli.plan import plan_command
+from seekr_lite.cli.push import push_command
 from seekr_lite.cli.recipes import recipes_app
 from seekr_lite.cli.report import report_command
 from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
+from seekr_lite.processes import is_main_process, launched_count, says
 
 INTERRUPTED = "interrupted; the same command goes on from the last checkpoint or finished task"
 
@@ -46,11 +48,17 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Teach one language model task after task on one GPU, and keep the old tasks."""
+    if launched_count() > 1 and context.invoked_subcommand != "run":
+        raise UserError(
+            f"{launched_count()} processes were started, and only `seekr-lite run` shares its work among processes; "
+            "start this command without accelerate or torchrun"
+        )
 
 
 app.command("run", epilog="Example:  seekr-lite run recipes/quickstart.toml --set method.name=replay")(run_command)
@@ -64,6 +72,7 @@ app.command("evaluate", epilog="Example:  seekr-lite evaluate runs/quickstart --
 app.command("export", epilog="Example:  seekr-lite export runs/quickstart --to my-model --merge dequantized")(
     export_command
 )
+app.command("push", epilog="Example:  seekr-lite push runs/mine --to me/my-adapter --private")(push_command)
 app.command("chat", epilog="Example:  seekr-lite chat runs/quickstart --after shade")(chat_command)
 app.command("report", epilog="Example:  seekr-lite report runs/quickstart --output quickstart.html")(report_command)
 app.command("verify", epilog="Example:  seekr-lite verify runs/quickstart")(verify_command)
@@ -78,10 +87,12 @@ def start() -> None:
     try:
         app()
     except UserError as error:
-        say(f"error: {error}")
+        if says(error):
+            say(f"error: {error}")
         sys.exit(error.exit_code)
     except Interrupted as error:
-        say(str(error))
+        if is_main_process():  # all processes of a run stop together
+            say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say(INTERRUPTED)

@@ -23,11 +23,11 @@ def evaluate_command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="FORMAT:PATH", help="Another data set, as in a recipe's [data], and --task in it."),
+        typer.Option(metavar="FORMAT:PATH", help="Another data set, as in a recipe's \\[data], and --task in it."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="With --data: a key of [data] or [evaluate]."),
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="With --data: a key of \\[data] or \\[evaluate]."),
     ] = None,
     general: Annotated[
         Path | None,
@@ -39,7 +39,8 @@ def evaluate_command(
 ) -> None:
     """Test a model of a run on its tasks, on another data set, or on a general text.
 
-    The base is loaded once. What the run has tested itself is not tested again, and the run stays as it is.
+    The base is loaded once. What the run has tested itself is not tested again, and the run stays as it is; but what is
+    measured with --general is kept beside it, and shown wherever its scores are.
     """
     from seekr_lite.runner import open_run
 
@@ -52,8 +53,9 @@ def evaluate_command(
             show_json([one.to_json() for one in read])
             return
         from seekr_lite.report.evaluation_table import render_likelihoods
+        from seekr_lite.report.run_facts import RunFacts
 
-        show(render_likelihoods(read, str(general)))
+        show(render_likelihoods(read, str(general), RunFacts.of(opened).board))
         return
     found = opened.evaluate(after or (), task or (), data, overrides or (), hears)
     if as_json:

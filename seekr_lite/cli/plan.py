@@ -29,12 +29,13 @@ def plan_command(
     from seekr_lite.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.plan.measure import measure_plan
-    from seekr_lite.plan.plan import make_plan
+    from seekr_lite.plan.measure import measure_plan, measured_dtype
+    from seekr_lite.plan.plan import at_speed, make_plan
 
-    measured = measure_plan(checked) if measure else None
-    speed = measured.tokens_per_second if measured and tokens_per_second is None else tokens_per_second
-    plan = make_plan(checked, speed)
+    plan = make_plan(checked, tokens_per_second, measured_dtype(checked) if measure else None)
+    measured = measure_plan(checked, plan) if measure else None
+    if measured and measured.speed and tokens_per_second is None:
+        plan = at_speed(plan, checked, measured.speed)
     if as_json:
         show_json({**plan.to_json(), "measured": measured.to_json() if measured else None})
         return

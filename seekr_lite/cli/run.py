@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, Verbose, listener
+from seekr_lite.processes import is_main_process
 from seekr_lite.report.terminal import printable, show, show_json
 
 
@@ -32,6 +33,8 @@ def run_command(
     from seekr_lite.runner import run
 
     finished = run(checked, output=output, listener=listener(quiet, verbose), fresh=fresh)
+    if not is_main_process():
+        return
     if as_json:
         show_json(finished.scores.to_json())
         return

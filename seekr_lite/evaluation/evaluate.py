@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
+from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Advance
 
 if TYPE_CHECKING:
@@ -46,12 +47,20 @@ class PredictionDraft:
 
 
 def evaluate_task(
-    model: Any, tokenizer: Any, task: Task, recipe: Recipe, advance: Advance, draft: PredictionDraft | None = None
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    recipe: Recipe,
+    advance: Advance,
+    draft: PredictionDraft | None = None,
+    processes: Processes = ALONE,
 ) -> TaskResult:
     """Tests the model, as it is set up now, on the task's test rows and validation rows.
 
     Args:
-        draft: keeps the predictions as they come, and offers those of an evaluation that was stopped.
+        draft: keeps the predictions as they come, and offers those of an evaluation that was stopped; that of the main
+            process alone is asked.
+        processes: share the batches; each has the whole result.
     """
     from seekr_lite.evaluation.extraction import EXTRACTIONS
     from seekr_lite.evaluation.metrics import METRICS
@@ -66,10 +75,11 @@ def evaluate_task(
     new_tokens = task.max_new_tokens or data.max_answer_tokens
     sources = [row.prompt for row in task.test]
     draft = draft or PredictionDraft()
-    known = draft.known(sources)
+    known = dict(processes.on_main(lambda: list(draft.known(sources).items())))
     by_row: dict[int, str] = {}
-    for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known):
-        draft.add({row: (sources[row], text) for row, text in texts.items() if row not in known})
+    for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known, processes):
+        if processes.is_main:
+            draft.add({row: (sources[row], text) for row, text in texts.items() if row not in known})
         by_row |= texts
         advance(len(texts))
     written = [by_row[row] for row in range(len(sources))]
@@ -79,7 +89,7 @@ def evaluate_task(
     held_out = encode_task_rows(tokenizer, task.validation, data)
     return TaskResult(
         score=metric.score(sources, answers, references),
-        nll=mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens),
+        nll=mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens, processes),
         predictions=tuple(
             Prediction(source, text, tuple(right), metric.score_row(source, answer, right))
             for source, text, answer, right in zip(sources, written, answers, references, strict=True)

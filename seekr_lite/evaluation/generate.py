@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ import torch
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
+from seekr_lite.processes import ALONE, Processes
+from seekr_lite.soft_prompt import PromptedModel
 
 # What makes transformers' `generate` greedy, whatever a model's own generation settings say.
 GREEDY: dict[str, Any] = {
@@ -31,6 +33,7 @@ def generate(
     max_new_tokens: int,
     batch_tokens: int,
     known: Mapping[int, str],
+    processes: Processes = ALONE,
 ) -> Iterator[dict[int, str]]:
     """What the model answers to each prompt, greedily, up to its end token or `max_new_tokens`; batch by batch.
 
@@ -40,19 +43,34 @@ def generate(
         batch_tokens: rows x (prompt + new tokens) of a batch stay below this.
         known: answers by row from an earlier start; a batch of which all are known is not generated again. (Whole
             batches only: in other company a row's sums may round differently.)
+        processes: take one batch each, and tell each other the answers before the next ones; so each yields all.
 
     Yields:
         Row number -> answer, for the rows of one batch.
     """
+    if isinstance(model, PromptedModel):
+        prompts, model = model.rows_with_prompt(prompts), model.get_base_model()
     lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
-    answer = greedy_answers if can_answer(model) else transformers_answers
-    for rows in split_by_tokens(lengths, batch_tokens):
+    answer = answer_function(model)
+    batches = split_by_tokens(lengths, batch_tokens)
+    for rows in batches:
         if all(row in known for row in rows):
             yield {row: known[row] for row in rows}
-            continue
-        batch = [prompts[row] for row in rows]
-        answers = answer(model, batch, max_new_tokens, tokenizer.pad_token_id, tokenizer.eos_token_id)
-        yield dict(zip(rows, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True))
+    left = [rows for rows in batches if not all(row in known for row in rows)]
+    for first in range(0, len(left), processes.count):
+        at_once = left[first : first + processes.count]
+        texts: list[str] = []
+        for rows in processes.share(at_once):
+            batch = [prompts[row] for row in rows]
+            answers = answer(model, batch, max_new_tokens, tokenizer.pad_token_id, tokenizer.eos_token_id)
+            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        for rows, found in zip(at_once, processes.gather(texts), strict=False):  # fewer batches than processes
+            yield dict(zip(rows, found, strict=True))
+
+
+def answer_function(model: Any) -> Callable[[Any, Sequence[EncodedExample], int, int, int], list[list[int]]]:
+    """Our own loop where the model's cache allows it, else transformers'."""
+    return greedy_answers if can_answer(model) else transformers_answers
 
 
 @torch.no_grad()
@@ -79,7 +97,13 @@ def transformers_answers(
 
 
 @torch.no_grad()
-def mean_answer_nll(model: Any, rows: Sequence[EncodedExample], pad_token_id: int, batch_tokens: int) -> float | None:
+def mean_answer_nll(
+    model: Any,
+    rows: Sequence[EncodedExample],
+    pad_token_id: int,
+    batch_tokens: int,
+    processes: Processes = ALONE,
+) -> float | None:
     """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows."""
     from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
     from seekr_lite.methods.losses import cross_entropy_sum
@@ -87,10 +111,13 @@ def mean_answer_nll(model: Any, rows: Sequence[EncodedExample], pad_token_id: in
     if not rows:
         return None
     device = next(model.parameters()).device
-    total, tokens = 0.0, 0
-    for group in split_by_tokens([len(row.input_ids) for row in rows], batch_tokens):
+    groups = split_by_tokens([len(row.input_ids) for row in rows], batch_tokens)
+    sums = []
+    for group in processes.share(groups):
         batch = collate([rows[index] for index in group], pad_token_id).to(device)
         labels = answer_labels(batch, answer_span(batch))
-        total += float(cross_entropy_sum(answer_states(model, batch), labels))
-        tokens += int((labels != -100).sum())
-    return total / tokens
+        sums.append(float(cross_entropy_sum(answer_states(model, batch), labels)))
+    by_process = processes.gather(sums)
+    in_order = [by_process[index % processes.count][index // processes.count] for index in range(len(groups))]
+    total: float = sum(in_order)
+    return total / sum(row.answer_length for row in rows)

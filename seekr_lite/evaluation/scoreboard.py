@@ -18,11 +18,37 @@ Matrix = tuple[Row, ...]
 
 
 @dataclass(frozen=True)
+class TextColumn:
+    """A general text beside the matrix: its mean negative log-likelihood per token (nats), under the bare base and
+    after each task; None where it was not measured. name: of its file."""
+
+    name: str
+    tokens: int
+    base: float | None
+    nll: Row
+
+    def perplexity(self, after: int | None) -> float | None:
+        """After a task, or (None) of the bare base."""
+        return perplexity(self.base if after is None else self.nll[after])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a perplexity beyond all numbers is null."""
+        found = [self.perplexity(after) for after in range(len(self.nll))]
+        return {
+            "name": self.name,
+            "tokens": self.tokens,
+            "base": _finite(self.perplexity(None)),
+            "perplexity": [_finite(value) for value in found],
+        }
+
+
+@dataclass(frozen=True)
 class Scoreboard:
     """Scores and negative log-likelihoods of a sequence of tasks.
 
     base, nll_base: the bare base, before any task; None where it was not measured.
     nll_matrix: mean negative log-likelihood per answer token (nats) on the validation rows.
+    texts: general texts that were measured since; no part of `scores.json`.
     """
 
     tasks: tuple[str, ...]
@@ -33,6 +59,7 @@ class Scoreboard:
     base: Row | None = None
     nll_matrix: Matrix = field(default=())
     nll_base: Row | None = None
+    texts: tuple[TextColumn, ...] = ()
 
     @property
     def op(self) -> float | None:
@@ -87,6 +114,16 @@ class Scoreboard:
     def _changes(self) -> list[float | None]:
         return [_less(self.matrix[-1][t], self.matrix[t][t]) for t in range(len(self.tasks) - 1)]
 
+    def rounds(self) -> list[tuple[int | None, Row, tuple[float | None, ...]]]:
+        """The rows that have something to show: (after which task, scores, perplexity of each text); the bare base
+        is None."""
+        bare = self.base if self.base is not None else (None,) * len(self.tasks)
+        rows = [(None, bare), *enumerate(self.matrix)]
+        found = [(after, row, tuple(one.perplexity(after) for one in self.texts)) for after, row in rows]
+        return [
+            (after, row, texts) for after, row, texts in found if any(value is not None for value in (*row, *texts))
+        ]
+
     def summary(self) -> dict[str, float | None]:
         """The figures by name."""
         return {
@@ -111,6 +148,7 @@ class Scoreboard:
             "nll_matrix": [list(row) for row in self.nll_matrix],
             "nll_base": None if self.nll_base is None else list(self.nll_base),
             **self.summary(),
+            **({"texts": [one.to_json() for one in self.texts]} if self.texts else {}),
         }
 
     @classmethod
@@ -144,10 +182,12 @@ class Scoreboard:
 
     def __str__(self) -> str:
         width = max(len("(bare base)"), *(len(task) for task in self.tasks))
-        named = zip(self.tasks, self.matrix, strict=True)
-        rows = [*([("(bare base)", self.base)] if self.base is not None else []), *named]
         lines = [f"{self.method}, seed {self.seed}; rows: after learning, columns: tested on"]
-        lines += [f"{task:<{width}}  " + "  ".join(f"{show(value):>6}" for value in row) for task, row in rows]
+        if self.texts:
+            lines[0] += "; last: perplexity of " + ", ".join(one.name for one in self.texts)
+        for after, row, texts in self.rounds():
+            cells = [*(f"{show(value):>6}" for value in row), *(f"{show(value, 2):>8}" for value in texts)]
+            lines.append(f"{'(bare base)' if after is None else self.tasks[after]:<{width}}  " + "  ".join(cells))
         figures = "  ".join(f"{name} {show(value)}" for name, value in self.summary().items())
         return "\n".join([*lines, figures])
 
@@ -155,6 +195,15 @@ class Scoreboard:
 def show(value: float | None, digits: int = 1) -> str:
     """A number for people; a dash for what is not known."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def perplexity(nll: float | None) -> float | None:
+    """exp of a mean negative log-likelihood in nats; beyond all numbers, infinity."""
+    return None if nll is None else math.exp(nll) if nll < 700 else math.inf
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or value < math.inf else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

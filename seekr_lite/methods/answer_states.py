@@ -17,6 +17,7 @@ import torch
 from seekr_lite.attention.tap import Recorder
 from seekr_lite.data.batch import Batch
 from seekr_lite.modes import eval_mode
+from seekr_lite.soft_prompt import PromptedModel
 
 ToLogits = Callable[[torch.Tensor], torch.Tensor]
 
@@ -52,18 +53,20 @@ def answer_states(
     """Runs the model on a batch.
 
     Args:
-        model: a causal language model of transformers, in PEFT's wrapper or not.
+        model: a causal language model of transformers, in PEFT's wrapper, with a soft prompt, or neither.
         positions: how many of the last positions are kept, if not a + 1.
         inputs_embeds: in place of the batch's tokens `[r, n, h]`.
     """
     kept = answer_span(batch) + 1 if positions is None else positions
+    if isinstance(model, PromptedModel):
+        batch = model.with_prompt(batch)
     options: dict[str, Any] = {} if recorder is None else {"attention_recorder": recorder}
     options |= {"input_ids": batch.input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
     options |= {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids, "use_cache": False}
     causal = _causal(model)
     to_logits = _output_layer(causal)
     if to_logits is None:
-        return AnswerStates(model(**options, logits_to_keep=kept).logits, _identity)
+        return AnswerStates(causal(**options, logits_to_keep=kept).logits, _identity)
     hidden = causal.base_model(**options).last_hidden_state
     return AnswerStates(hidden[:, hidden.shape[1] - kept :], to_logits)
 
@@ -94,14 +97,14 @@ def _output_layer(causal: Any) -> ToLogits | None:
 @torch.no_grad()
 def _makes_the_logits(causal: Any, head: torch.nn.Module) -> bool:
     ids = torch.tensor([[1, 2, 3]], device=head.weight.device)  # type: ignore[arg-type]
-    with eval_mode(causal):
+    with eval_mode(causal.modules()):
         logits = causal(input_ids=ids, use_cache=False).logits
         made = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     return made.shape == logits.shape and torch.equal(made, logits)
 
 
 def _causal(model: Any) -> Any:
-    """The language model inside PEFT's wrapper."""
+    """The language model inside PEFT's wrapper, or ours."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

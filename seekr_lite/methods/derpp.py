@@ -28,7 +28,8 @@ class DarkExperienceReplay(Replay):
         pairs = self.watched_heads(replay)
         span = answer_span(replay.batch)
         teacher, teacher_heads = self._teach(replay, pairs, span + 1)
-        recorder = HeadRecorder(pairs) if pairs else None
+        device = replay.batch.labels.device
+        recorder = HeadRecorder({layer: chosen.to(device) for layer, chosen in pairs.items()}) if pairs else None
         student = answer_states(self.model, replay.batch, recorder)
         labels = answer_labels(replay.batch, span)
         soft = soft_cross_entropy_sum(student, teacher, labels, self.settings.logits_positions)
@@ -46,7 +47,7 @@ class DarkExperienceReplay(Replay):
         return terms
 
     def watched_heads(self, replay: ReplayBatch) -> LayerPairs:
-        """The heads of each row that are distilled: none here."""
+        """The heads of each row that are distilled, on the host, where nobody waits for a GPU to count them: none."""
         return {}
 
     def attention_term(
@@ -62,31 +63,29 @@ class DarkExperienceReplay(Replay):
 
     def _teach(self, replay: ReplayBatch, pairs: LayerPairs, positions: int) -> tuple[AnswerStates, LayerHeads]:
         """Each row's own old adapter, run on the rows of its task: its states at the answers, and watched heads."""
-        batch = replay.batch
+        batch, device = replay.batch, replay.batch.labels.device
         states: AnswerStates | None = None
         heads: LayerHeads = {}
         for task in sorted({row.task for row in replay.rows}):
-            rows = torch.tensor(
-                [i for i, row in enumerate(replay.rows) if row.task == task], device=batch.labels.device
-            )
+            rows = torch.tensor([index for index, row in enumerate(replay.rows) if row.task == task])
             masks_and_pairs = {layer: chosen.subset(rows) for layer, chosen in pairs.items()}
-            recorder = HeadRecorder({layer: chosen for layer, (_, chosen) in masks_and_pairs.items()})
+            recorder = HeadRecorder({layer: chosen.to(device) for layer, (_, chosen) in masks_and_pairs.items()})
+            rows = rows.to(device)
             with self.adapters.acting_as(task, slot_rank=self.adapters.teacher_rank):
                 part = answer_states(self.model, batch.subset(rows), recorder if pairs else None, positions)
             if states is None:
                 states = part.with_hidden(part.hidden.new_empty(len(replay.rows), *part.hidden.shape[1:]))
             states.hidden[rows] = part.hidden
             for layer, (mask, _) in masks_and_pairs.items():
-                _scatter(heads, layer, mask, recorder.of(layer))
+                _scatter(heads, layer, len(mask), mask.nonzero()[:, 0].to(device), recorder.of(layer))
         assert states is not None
         return states, heads
 
 
-def _scatter(heads: LayerHeads, layer: int, mask: torch.Tensor, part: RecordedHeads) -> None:
-    """Puts the pairs of one task where they belong among the pairs of the whole batch."""
+def _scatter(heads: LayerHeads, layer: int, size: int, places: torch.Tensor, part: RecordedHeads) -> None:
+    """Puts the pairs of one task in their places among the `size` pairs of the whole batch."""
     if layer not in heads:
-        size = len(mask)
         query, key = part.query.new_empty(size, *part.query.shape[1:]), part.key.new_empty(size, *part.key.shape[1:])
         heads[layer] = RecordedHeads(query, key, part.scale, part.window)
-    heads[layer].query[mask] = part.query
-    heads[layer].key[mask] = part.key
+    heads[layer].query[places] = part.query
+    heads[layer].key[places] = part.key

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.importance import (
     ChangeRecorder,
     SensitivityRecorder,
@@ -19,26 +18,35 @@ from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
 from seekr_lite.methods.losses import cross_entropy_sum
 from seekr_lite.modes import train_mode_without_dropout
+from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Advance, ignore
+from seekr_lite.snapshots import SnapshotSequence
 
 
 def score_heads(
-    adapters: AdapterSequence,
+    adapters: SnapshotSequence,
     samples: Sequence[EncodedExample],
     before: int | None,
     after: int,
     queries: Sequence[Sequence[int] | None],
+    processes: Processes = ALONE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sensitivity (normalised over each layer's heads) and forgettability, both `[layers, heads]`, on the host.
 
     The student must be the model after task `after`. `before` None is the bare base. `queries[i]` are the query
-    rows of sample i that forgettability compares, None: all.
+    rows of sample i that forgettability compares, None: all. Several processes share the samples.
     """
-    return head_sensitivity(adapters, samples), head_forgettability(adapters, samples, before, after, queries)
+    return (
+        head_sensitivity(adapters, samples, processes=processes),
+        head_forgettability(adapters, samples, before, after, queries, processes=processes),
+    )
 
 
 def head_sensitivity(
-    adapters: AdapterSequence, samples: Sequence[EncodedExample], advance: Advance = ignore
+    adapters: SnapshotSequence,
+    samples: Sequence[EncodedExample],
+    advance: Advance = ignore,
+    processes: Processes = ALONE,
 ) -> torch.Tensor:
     """How much the loss of the model as it is set up now hangs on each head, normalised over a layer's heads.
 
@@ -46,30 +54,51 @@ def head_sensitivity(
     """
     found = []
     with tap(adapters.base.model):
-        for batch in _one_by_one(adapters, samples):
+        for batch in _one_by_one(adapters, processes.share(samples)):
             found.append(sample_sensitivity(adapters.model, batch))
             advance(1)
-    return normalise_layers(mean_by_layer(found, _not_tapped))
+    return normalise_layers(mean_by_layer(_of_all(found, len(samples), adapters, processes), _not_tapped))
 
 
 def head_forgettability(
-    adapters: AdapterSequence,
+    adapters: SnapshotSequence,
     samples: Sequence[EncodedExample],
     before: int | None,
     after: int,
     queries: Sequence[Sequence[int] | None],
     advance: Advance = ignore,
+    processes: Processes = ALONE,
 ) -> torch.Tensor:
     """How much each head's map moved between two models: `[layers, heads]`, on the host. See `score_heads`."""
     found = []
     with tap(adapters.base.model):
-        for batch, rows in zip(_one_by_one(adapters, samples), queries, strict=True):
+        own = processes.share(samples)
+        for batch, rows in zip(_one_by_one(adapters, own), processes.share(queries), strict=True):
             found.append(_sample_change(adapters, batch, before, after, rows))
             advance(1)
-    return mean_by_layer(found, _not_tapped)
+    return mean_by_layer(_of_all(found, len(samples), adapters, processes), _not_tapped)
 
 
-def _one_by_one(adapters: AdapterSequence, samples: Sequence[EncodedExample]) -> Iterator[Batch]:
+def _of_all(
+    own: list[dict[int, torch.Tensor]], count: int, adapters: SnapshotSequence, processes: Processes
+) -> list[dict[int, torch.Tensor]]:
+    """What all processes found of `count` samples, in the order of samples: to the bit, since one alone had each."""
+    if processes.count == 1:
+        return own
+    config = adapters.base.model.config.get_text_config()
+    # [samples, layers, heads]; zero where another process, or no tap, has been
+    scores = torch.zeros(
+        count, config.num_hidden_layers, config.num_attention_heads, dtype=torch.float64, device=adapters.base.device
+    )
+    for sample, layers in zip(processes.share(range(count)), own, strict=True):
+        for layer, found in layers.items():
+            scores[sample, layer] = found[0]
+    processes.sum(scores)
+    dtype = torch.promote_types(adapters.base.model.dtype, torch.float32)
+    return [{layer: found[None].to(dtype) for layer, found in enumerate(sample)} for sample in scores]
+
+
+def _one_by_one(adapters: SnapshotSequence, samples: Sequence[EncodedExample]) -> Iterator[Batch]:
     for sample in samples:
         yield collate([sample], adapters.base.tokenizer.pad_token_id).to(adapters.base.device)
 
@@ -90,7 +119,7 @@ def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.
 
 
 def _sample_change(
-    adapters: AdapterSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int] | None
+    adapters: SnapshotSequence, batch: Batch, before: int | None, after: int, queries: Sequence[int] | None
 ) -> dict[int, torch.Tensor]:
     config = adapters.base.model.config.get_text_config()
     device = batch.labels.device

@@ -19,19 +19,25 @@ CHUNK_TOKENS = 256
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]  # hidden states [c, h], which of all they are -> a sum
 
 
-def cross_entropy_sum(states: AnswerStates, labels: torch.Tensor) -> torch.Tensor:
-    """Sum over answer tokens of -log p(token). labels `[r, a]`, -100 where there is no answer."""
+def cross_entropy_sum(
+    states: AnswerStates, labels: torch.Tensor, row_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum over answer tokens of -log p(token). labels `[r, a]`, -100 where there is no answer; row_weights `[r]`."""
     chosen = labels != -100
     targets = labels[chosen]  # [t]
+    weights = None if row_weights is None else row_weights[:, None].expand_as(labels)[chosen]
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
-        return F.cross_entropy(states.to_logits(hidden).float(), targets[chunk], reduction="sum")
+        logits = _precise(states.to_logits(hidden))
+        if weights is None:
+            return F.cross_entropy(logits, targets[chunk], reduction="sum")
+        return (F.cross_entropy(logits, targets[chunk], reduction="none") * weights[chunk]).sum()
 
     return chunked_sum(states.hidden[:, :-1][chosen], loss)
 
 
 def soft_cross_entropy_sum(
-    states: AnswerStates, teacher: AnswerStates, labels: torch.Tensor, positions: str
+    states: AnswerStates, teacher: AnswerStates, labels: torch.Tensor, positions: str, temperature: float = 1.0
 ) -> torch.Tensor:
     """Sum over answer tokens of -sum_v p_teacher(v) log p_student(v) (DER++; SEEKR, eq. 9).
 
@@ -39,6 +45,7 @@ def soft_cross_entropy_sum(
         labels: `[r, a]`.
         positions: "predictions" compares the positions that predict the answer; "labels" the positions that hold
             it, one to the right, as the official code does.
+        temperature: both sides' logits are divided by it.
     """
     chosen = labels != -100
     aligned = slice(0, -1) if positions == "predictions" else slice(1, None)
@@ -46,10 +53,15 @@ def soft_cross_entropy_sum(
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
         with torch.no_grad():
-            target = teacher.to_logits(teacher_hidden[chunk]).float().softmax(-1)
-        return -(target * states.to_logits(hidden).float().log_softmax(-1)).sum()
+            target = (_precise(teacher.to_logits(teacher_hidden[chunk])) / temperature).softmax(-1)
+        return -(target * (_precise(states.to_logits(hidden)) / temperature).log_softmax(-1)).sum()
 
     return chunked_sum(states.hidden[:, aligned][chosen], loss)
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    """In fp32 at least: exponentials of half precision are too coarse."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def chunked_sum(hidden: torch.Tensor, loss: ChunkLoss, chunk_tokens: int = CHUNK_TOKENS) -> torch.Tensor:

@@ -1,9 +1,12 @@
-"""The interface of a continual-learning method: four questions; the learner does the rest.
+"""The interface of a continual-learning method: a few questions; the learner does the rest.
 
 1. `prepare_task`: what to prepare before a task;
 2. `new_task_loss`: the loss of a micro-batch of the new task;
 3. `replay_loss`: the loss of a micro-batch of old rows (or none);
 4. `finish_task`: what to keep after a task.
+
+A method can also look at all rows of a task once more when it ends (`review_task`), keep other rows than those that
+were drawn (`keep_rows`), and train something else than LoRA (`make_adapters`).
 
 State is tensors and JSON by task (`task_state`, `load_task_state`), so that any method resumes.
 """
@@ -12,20 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.errors import UserError
 from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
 from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.processes import ALONE, Processes
+from seekr_lite.snapshots import SnapshotSequence
 
 if TYPE_CHECKING:
+    from seekr_lite.base import Base
+    from seekr_lite.data.task import Example
     from seekr_lite.methods.memory import ReplayRow
-    from seekr_lite.recipe import MethodSettings
+    from seekr_lite.recipe import MethodSettings, Recipe
 
 Option = bool | int | float | str
 
@@ -74,34 +81,61 @@ class Method:
     summary: ClassVar[str]
     replays: ClassVar[bool] = False  # keeps samples of a task, and replays them
     keeps_samples: ClassVar[bool] = False  # keeps them for `finish_task`, and does not replay them
+    reviews_rows: ClassVar[bool] = False  # asks for a task's rows when it ends: `review_task`
     joint: ClassVar[bool] = False  # one stage of all tasks
     starts_from_previous: ClassVar[bool] = True  # adapter k goes on from adapter k-1
+    growth: ClassVar[Literal["continue", "stack"] | None] = None  # what `adapter.growth` must be; None: either
+    adapter_copies: ClassVar[int] = 0  # tensors of the student's size that it holds on the device, for `plan`
     looks_into_attention: ClassVar[bool] = False  # trains inside the tap
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
     default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
+    processes: Processes = ALONE  # those that make the run; what is not shared among them, each does
+    option_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # the least and the largest value of some of them
 
-    def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
+    def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         self.settings = settings
-        self.options = self._options()
+        self.options = self.read_options(settings)
         self.adapters = adapters
         self.seed = seed
 
-    def _options(self) -> dict[str, Option]:
+    @classmethod
+    def read_options(cls, settings: MethodSettings) -> dict[str, Option]:
         """The recipe's `method.options` over the method's defaults. Raises `UserError` for what it does not know."""
         from seekr_lite.recipe_errors import nearest
 
-        for key, value in self.settings.options.items():
-            if key not in self.default_options:
-                known = self.default_options
+        for key, value in settings.options.items():
+            if key not in cls.default_options:
+                known = cls.default_options
                 raise UserError(
-                    f'method.options: the method "{self.name}" has no option {key}{nearest(key, known)}; allowed: '
+                    f'method.options: the method "{cls.name}" has no option {key}{nearest(key, known)}; allowed: '
                     + (", ".join(known) or "none")
                 )
-            default = self.default_options[key]
+            default = cls.default_options[key]
             fits = type(value) is type(default) or (type(default) is float and type(value) is int)
             if not fits:
                 raise UserError(f"method.options.{key} = {value!r}: give it a value like its default, {default!r}")
-        return {**self.default_options, **self.settings.options}
+            low, high = cls.option_ranges.get(key, (-inf, inf))
+            if not isinstance(value, str) and not low <= value <= high:
+                raise UserError(f"method.options.{key} = {value!r}: allowed are {low:g} to {high:g}")
+        return {**cls.default_options, **settings.options}
+
+    @classmethod
+    def make_adapters(cls, base: Base, recipe: Recipe) -> SnapshotSequence:
+        """What is trained on the base, by default LoRA. Raises `UserError` where the base has nothing to train."""
+        from seekr_lite.adapters import AdapterSequence
+
+        growth = cls.growth or recipe.adapter.growth
+        return AdapterSequence(base, recipe.adapter.model_copy(update={"growth": growth}), recipe.run.seed)
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """What the recipe's learning rate is multiplied by: soft prompts need a far larger one than LoRA."""
+        return 1.0
+
+    @classmethod
+    def extra_tokens(cls, recipe: Recipe) -> int:
+        """Tokens that the method puts in front of a row, at most."""
+        return 0
 
     @property
     def model(self) -> torch.nn.Module:
@@ -120,6 +154,13 @@ class Method:
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
         """The loss of old rows; called only if `replays`."""
         return []
+
+    def review_task(self, index: int, rows: Sequence[EncodedExample]) -> None:
+        """Called with the rows of task `index` when it is learned, the student in place, if `reviews_rows`."""
+
+    def keep_rows(self, index: int, chosen: Sequence[Example]) -> Sequence[Example]:
+        """The memory of task `index`, when its snapshot is taken: the rows drawn for it, or others in their place."""
+        return chosen
 
     def finish_task(self, index: int, samples: Sequence[EncodedExample]) -> None:
         """Called when snapshot `index` is taken; `samples` is the memory of that task."""

@@ -19,6 +19,12 @@ METHODS: dict[str, str] = {
     "replay": "seekr_lite.methods.replay:Replay",
     "derpp": "seekr_lite.methods.derpp:DarkExperienceReplay",
     "seekr": "seekr_lite.methods.seekr:Seekr",
+    "ewc": "seekr_lite.methods.ewc:ElasticWeightConsolidation",
+    "lwf": "seekr_lite.methods.lwf:LearningWithoutForgetting",
+    "olora": "seekr_lite.methods.olora:OrthogonalLora",
+    "pp": "seekr_lite.methods.pp:ProgressivePrompts",
+    "l2p": "seekr_lite.methods.l2p:LearningToPrompt",
+    "lfpt5": "seekr_lite.methods.lfpt5:Lfpt5",
     "joint": "seekr_lite.methods.joint:Joint",
     "isolated": "seekr_lite.methods.isolated:Isolated",
 }

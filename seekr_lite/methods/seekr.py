@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_divergence
 from seekr_lite.attention.importance import HeadScores, accumulated_importance
 from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
@@ -21,6 +20,7 @@ from seekr_lite.methods.head_scoring import score_heads
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
 from seekr_lite.recipe import MethodSettings
 from seekr_lite.seeds import generator_for, seed_for
+from seekr_lite.snapshots import SnapshotSequence
 
 
 class Seekr(DarkExperienceReplay):
@@ -31,7 +31,7 @@ class Seekr(DarkExperienceReplay):
     looks_into_attention = True
     state_folder = "heads"
 
-    def __init__(self, settings: MethodSettings, adapters: AdapterSequence, seed: int) -> None:
+    def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)
         check_tappable(adapters.base.model)
         config = adapters.base.model.config.get_text_config()
@@ -43,7 +43,6 @@ class Seekr(DarkExperienceReplay):
     # ------------------------------------------------------------------ the loss
 
     def watched_heads(self, replay: ReplayBatch) -> LayerPairs:
-        device = replay.batch.labels.device
         queries = self._query_rows(replay)
         by_layer: dict[int, list[tuple[int, int]]] = {}
         for index, row in enumerate(replay.rows):
@@ -51,7 +50,7 @@ class Seekr(DarkExperienceReplay):
                 by_layer.setdefault(layer, []).append((index, head))
         watched: LayerPairs = {}
         for layer, pairs in sorted(by_layer.items()):
-            rows, heads = torch.tensor(pairs, device=device).unbind(1)
+            rows, heads = torch.tensor(pairs).unbind(1)
             watched[layer] = HeadPairs(rows, heads, None if queries is None else queries[rows])
         return watched
 
@@ -69,17 +68,18 @@ class Seekr(DarkExperienceReplay):
         that holds no head there counts 0); the loss is the mean over the layers that some row of the step holds.
         """
         layers = {layer for task in totals.tasks for layer, _ in self.chosen[task]}
+        device, all_padding = replay.batch.labels.device, replay.batch.padding
         total = replay.batch.labels.new_zeros((), dtype=torch.float32)
         for layer, chosen in pairs.items():
             own, old = student[layer], teacher[layer]
-            padding = replay.batch.padding[chosen.rows]
+            padding = all_padding[chosen.rows.to(device)]
             if chosen.queries is None:
                 shape = MapShape.of_all_rows(padding, own.key.shape[1], own.scale, own.window)
             else:
-                shape = MapShape(padding, chosen.queries, own.scale, own.window)
+                shape = MapShape(padding, chosen.queries.to(device), own.scale, own.window)
             divergence = attention_divergence(own.query, own.key, old.query, old.key, shape)  # [pairs]
             heads_of_row = torch.bincount(chosen.rows, minlength=len(replay.rows))
-            total = total + (divergence / heads_of_row[chosen.rows]).sum()
+            total = total + (divergence / heads_of_row[chosen.rows].to(device)).sum()
         return LossTerm("attention_distillation", total / (totals.rows * len(layers)), self.settings.attention_weight)
 
     def _query_rows(self, replay: ReplayBatch) -> torch.Tensor | None:
@@ -93,7 +93,7 @@ class Seekr(DarkExperienceReplay):
         for index, chosen in enumerate(listed):
             padding = replay.batch.labels.shape[1] - lengths[index]
             table[index, : len(chosen)] = torch.tensor(chosen) + padding
-        return table.to(replay.batch.labels.device)
+        return table
 
     def _queries(self, task: int, sample: int, tokens: int) -> list[int] | None:
         """The compared query rows of a sample, counted from its first real token, drawn once and for all; None: all."""
@@ -108,7 +108,7 @@ class Seekr(DarkExperienceReplay):
     def finish_task(self, index: int, samples: Sequence[EncodedExample]) -> None:
         before = index - 1 if index > 0 else None
         queries = [self._queries(index, sample, len(row.input_ids)) for sample, row in enumerate(samples)]
-        sensitivity, forgettability = score_heads(self.adapters, samples, before, index, queries)
+        sensitivity, forgettability = score_heads(self.adapters, samples, before, index, queries, self.processes)
         sensitivities = [*(scores.sensitivity for scores in self.scores), sensitivity]
         forgettabilities = [*(scores.forgettability for scores in self.scores), forgettability]
         importance = accumulated_importance(sensitivities, forgettabilities, self.settings.accumulate)

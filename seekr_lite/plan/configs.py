@@ -49,4 +49,5 @@ def planned_dtype(settings: BaseSettings) -> torch.dtype:
 
     if settings.dtype == "auto":
         return torch.float32 if settings.device == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    return dtype

@@ -25,9 +25,14 @@ LOG_BYTES_A_STEP = 400
 
 @dataclass(frozen=True)
 class Speed:
-    """tokens_per_second: of training (forward and backward); written_per_second: of generation, all rows together."""
+    """Tokens a second. tokens_per_second: of training (forward and backward); replayed: the same for old rows, with
+    their teacher; scored: of the samples whose heads are scored; read: one pass, of prompts and held-out rows; written:
+    generation, all rows together."""
 
     tokens_per_second: float
+    replayed_per_second: float
+    scored_per_second: float
+    read_per_second: float
     written_per_second: float
     source: str
 
@@ -62,20 +67,35 @@ class Disk:
         return self.adapters + self.heads + self.memory + self.predictions + self.log
 
 
-def choose_speed(parameters: int, generation_rows: int, tokens_per_second: float | None) -> Speed | None:
-    """The given speed, or the reference's scaled to this many parameters; None where that would be a guess."""
+def choose_speed(
+    recipe: Recipe, parameters: int, generation_rows: int, tokens_per_second: float | None = None
+) -> Speed | None:
+    """The given training speed, or the reference's scaled to this many parameters; None where that would be a guess.
+
+    What else a run does is taken from it: a training token is three passes of the model (forward, recomputed, backward;
+    weights are frozen), two without checkpointing; a teacher or a test is one; the heads of a sample take a training
+    step and two passes.
+    """
     if tokens_per_second is None and parameters < SMALLEST_SCALED:
         return None
-    scaled = REFERENCE_TOKENS_PER_SECOND * REFERENCE_PARAMETERS / parameters
-    speed = scaled if tokens_per_second is None else tokens_per_second
-    source = (
-        f"{REFERENCE_TOKENS_PER_SECOND:,} tokens/s is torchtune's figure for QLoRA of Llama-3.1-8B on an RTX 4090; "
-        "scaled by parameters"
-        if tokens_per_second is None
-        else "given, or measured here"
+    train = 3 if recipe.train.checkpointing else 2
+    teacher = 1 if recipe.method.name in ("derpp", "seekr") else 0
+    if tokens_per_second is None:
+        one_pass = 3 * REFERENCE_TOKENS_PER_SECOND * REFERENCE_PARAMETERS / parameters
+        source = (
+            f"{REFERENCE_TOKENS_PER_SECOND:,} tokens/s is torchtune's figure for QLoRA of Llama-3.1-8B on an RTX 4090; "
+            "scaled by parameters"
+        )
+    else:
+        one_pass, source = train * tokens_per_second, "given"
+    return Speed(
+        tokens_per_second=one_pass / train,
+        replayed_per_second=one_pass / (train + teacher),
+        scored_per_second=one_pass / (train + 2),
+        read_per_second=one_pass,
+        written_per_second=writing_speed(generation_rows) * one_pass / (3 * REFERENCE_TOKENS_PER_SECOND),
+        source=source,
     )
-    ratio = speed / REFERENCE_TOKENS_PER_SECOND
-    return Speed(speed, writing_speed(generation_rows) * ratio, source)
 
 
 def writing_speed(rows: int) -> float:
@@ -89,17 +109,13 @@ def writing_speed(rows: int) -> float:
 
 
 def estimate_hours(recipe: Recipe, stages: Sequence[StageCount], evaluations: EvaluationCount, speed: Speed) -> Hours:
-    """A training token is three passes of the model (forward, recomputed, backward; weights are frozen), two without
-    checkpointing; a teacher or a test is one; the heads of a sample take a training step and two passes."""
-    pass_seconds = 1 / (3 * speed.tokens_per_second)
-    train = 3 if recipe.train.checkpointing else 2
-    teacher = 1 if recipe.method.name in ("derpp", "seekr") else 0
+    """The run's tokens at these speeds."""
     scored = sum(stage.memory_tokens for stage in stages) if recipe.method.name == "seekr" else 0
     seconds = (
-        sum(stage.new_tokens for stage in stages) * train * pass_seconds,
-        sum(stage.replay_tokens for stage in stages) * (train + teacher) * pass_seconds,
-        scored * (train + 2) * pass_seconds,
-        (evaluations.prompt_tokens + evaluations.held_out_tokens) * pass_seconds
+        sum(stage.new_tokens for stage in stages) / speed.tokens_per_second,
+        sum(stage.replay_tokens for stage in stages) / speed.replayed_per_second,
+        scored / speed.scored_per_second,
+        (evaluations.prompt_tokens + evaluations.held_out_tokens) / speed.read_per_second
         + evaluations.written_tokens / speed.written_per_second,
     )
     return Hours(*(part / 3600 for part in seconds))
@@ -120,8 +136,10 @@ def estimate_disk(
         adapter_bytes: of one adapter of the recipe's rank.
         heads: heads of the model, where they are scored; else 0.
     """
-    count = 1 if method_class(recipe.method.name).joint else len(recipe.data.tasks)
-    ranks = count * (count + 1) // 2 if recipe.adapter.growth == "stack" else count
+    method = method_class(recipe.method.name)
+    count = 1 if method.joint else len(recipe.data.tasks)
+    growth = method.growth or recipe.adapter.growth
+    ranks = count * (count + 1) // 2 if growth == "stack" else count
     memory = sum(
         round(stage.memory_rows * task.text_bytes) for stage, task in zip(stages, workload.tasks, strict=False)
     )

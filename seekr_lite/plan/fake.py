@@ -81,7 +81,7 @@ def fake_base(config: Any, settings: BaseSettings, dtype: torch.dtype) -> Base:
             if buffer is not None:
                 module._buffers[name] = _empty_like(buffer)
     model.config.use_cache = False
-    return Base(model, SimpleNamespace(pad_token_id=PAD), settings.model)  # type: ignore[arg-type]
+    return Base(model, SimpleNamespace(pad_token_id=PAD, eos_token_id=PAD), settings.model)  # type: ignore[arg-type]
 
 
 def _empty_like(meta: torch.Tensor) -> torch.Tensor:

@@ -12,29 +12,43 @@ from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.base import Base, choose_device, choose_dtype, free_memory, keep_trainable, limit_memory
+from seekr_lite.base import (
+    Base,
+    avoid_cudnn_attention,
+    choose_device,
+    choose_dtype,
+    free_memory,
+    keep_trainable,
+    limit_memory,
+)
 from seekr_lite.errors import UserError
 from seekr_lite.plan.configs import model_config
+from seekr_lite.plan.costs import Speed
 from seekr_lite.plan.weights import quantised_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from seekr_lite.learner import Learner
-    from seekr_lite.plan.estimate import PhaseStep
+    from seekr_lite.plan.estimate import PhaseStep, Sizes
     from seekr_lite.plan.plan import Plan
     from seekr_lite.recipe import Recipe
 
 PAD = 0
+NO_END = -1  # no token ends an answer
+WRITTEN = 16  # tokens of each answer that are timed
 WEIGHT_SCALE = 0.02
 
 
 @dataclass(frozen=True)
 class MeasuredPhase:
-    """A phase: peak bytes measured and planned (without what CUDA takes outside of the allocator), seconds of its
-    longest step, and what was wrong (out of memory), if anything."""
+    """A step of a phase: peak bytes measured and planned (without what CUDA takes outside of the allocator), seconds,
+    and what was wrong (out of memory), if anything."""
 
     phase: str
+    step: str
     rows: int
     peak: int | None
     planned: int
@@ -49,12 +63,13 @@ class MeasuredPhase:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, on which device, under which limit. tokens_per_second: of training on new rows."""
+    """What was measured, on which device, under which limit; of a phase with several steps the one that took most.
+    speed: None where a step failed."""
 
     device: str
     dtype: str
     memory_limit_gb: float | None
-    tokens_per_second: float | None
+    speed: Speed | None
     phases: tuple[MeasuredPhase, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -64,22 +79,28 @@ class Measured:
         return values
 
 
-def measure_plan(recipe: Recipe) -> Measured:
-    """Builds the base and runs the longest step of every phase, at the recipe's own sizes.
+def measured_dtype(recipe: Recipe) -> torch.dtype:
+    """What would be computed in on this device.
 
     Raises:
-        UserError: see `make_plan`; or a GPU is asked for and there is none.
+        UserError: a GPU is asked for and there is none.
+    """
+    return choose_dtype(recipe.base.dtype, choose_device(recipe.base.device))
+
+
+def measure_plan(recipe: Recipe, plan: Plan) -> Measured:
+    """Builds the base and runs the longest step of every phase of a plan in `measured_dtype`, at its own sizes.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
     """
     import torch
 
     from seekr_lite.learner import Learner
     from seekr_lite.plan.estimate import held_heads, steps_after_task, steps_while_learning
     from seekr_lite.plan.phases import enter_last_task, leave_last_task
-    from seekr_lite.plan.plan import make_plan
 
-    device = choose_device(recipe.base.device)
-    dtype = choose_dtype(recipe.base.dtype, device)
-    plan = make_plan(recipe, dtype=dtype)
+    device, dtype = choose_device(recipe.base.device), measured_dtype(recipe)
     limit_memory(recipe.run.memory_limit_gb, device)
     config = model_config(recipe.base)
     text = config.get_text_config()
@@ -92,12 +113,12 @@ def measure_plan(recipe: Recipe) -> Measured:
     leave_last_task(learner)
     scores = learner.method.looks_into_attention
     phases += [_measure(learner, step, plan) for step in steps_after_task(plan.sizes, scores)]
-    train = phases[0]
+    writing = None if any(phase.failure for phase in phases) else _writing_seconds(learner, plan.sizes)
     return Measured(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU",
         dtype=str(dtype).removeprefix("torch."),
         memory_limit_gb=recipe.run.memory_limit_gb if device.type == "cuda" else None,
-        tokens_per_second=train.rows * plan.sizes.length.tokens / train.seconds if train.seconds else None,
+        speed=None if writing is None else _speed(phases, plan.sizes, writing),
         phases=tuple(_largest(phases, name) for name in dict.fromkeys(phase.phase for phase in phases)),
     )
 
@@ -108,12 +129,51 @@ def _largest(phases: list[MeasuredPhase], name: str) -> MeasuredPhase:
     return max(steps, key=lambda step: (step.failure is not None, step.peak or 0))
 
 
+def _speed(phases: Sequence[MeasuredPhase], sizes: Sizes, writing: float) -> Speed:
+    """Tokens a second of each step. What a method does not do counts as training, of no tokens."""
+    length = sizes.length
+    seconds = {phase.step: (phase.seconds or 0.0) / phase.rows for phase in phases}  # of a row
+    trained = length.tokens / seconds["new rows"]
+    scoring = seconds.get("sensitivity", 0.0) + seconds.get("change of maps", 0.0)
+    return Speed(
+        tokens_per_second=trained,
+        replayed_per_second=length.tokens / seconds["old rows"] if "old rows" in seconds else trained,
+        scored_per_second=length.tokens / scoring if scoring else trained,
+        read_per_second=length.prompt / seconds["prompts"],
+        written_per_second=WRITTEN * sizes.generation / writing,
+        source="measured here, on rows of the greatest length",
+    )
+
+
+def _writing_seconds(learner: Learner, sizes: Sizes) -> float:
+    """Seconds in which a batch writes WRITTEN tokens a row, behind prompts of the greatest length."""
+    import torch
+
+    from seekr_lite.evaluation.generate import answer_function
+    from seekr_lite.plan.phases import prompts
+
+    rows = prompts(sizes.generation, sizes.length)
+    model = learner.adapters.model
+    answer = answer_function(model)
+
+    def seconds(tokens: int) -> float:
+        started = time.perf_counter()
+        answer(model, rows, tokens, PAD, NO_END)
+        if learner.base.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    with learner.adapters.acting_as(len(learner.adapters.snapshots) - 1):
+        seconds(2)  # warms up
+        return max(seconds(1 + WRITTEN) - seconds(1), 1e-9)
+
+
 def _measure(learner: Learner, step: PhaseStep, plan: Plan) -> MeasuredPhase:
     """Runs a step twice: the first compiles and fills caches, the second is timed."""
     import torch
 
     planned = next(phase for phase in plan.phases if phase.phase == step.phase)
-    result = MeasuredPhase(step.phase, step.rows, None, planned.peak - planned.overhead, None)
+    result = MeasuredPhase(step.phase, step.name, step.rows, None, planned.peak - planned.overhead, None)
     try:
         peak, _ = _run(learner, step, plan)
         _, seconds = _run(learner, step, plan, account=False)
@@ -146,6 +206,7 @@ def _run(learner: Learner, step: PhaseStep, plan: Plan, account: bool = True) ->
 
 def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Base:
     """A base of this shape with random weights, quantised weight by weight: never whole in full precision."""
+    avoid_cudnn_attention()
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -170,7 +231,7 @@ def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.d
     model.config.use_cache = False
     model.is_loaded_in_4bit = quantization in ("nf4", "fp4")  # PEFT looks here
     model.is_loaded_in_8bit = quantization == "int8"
-    return Base(model, SimpleNamespace(pad_token_id=PAD), recipe.base.model)  # type: ignore[arg-type]
+    return Base(model, SimpleNamespace(pad_token_id=PAD, eos_token_id=PAD), recipe.base.model)  # type: ignore[arg-type]
 
 
 def _quantised(linear: Any, quantization: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
@@ -186,7 +247,7 @@ def _quantised(linear: Any, quantization: str, dtype: torch.dtype, device: torch
     else:
         options = {"compress_statistics": True, "quant_type": quantization}
         made = Linear4bit(*sizes, bias=bias, compute_dtype=dtype, device="meta", **options)
-        made.weight = Params4bit(weight.cpu(), requires_grad=False, **options)
+        made.weight = Params4bit(weight, requires_grad=False, **options)
     if bias:
         made.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=dtype), requires_grad=False)
     made.to(device)  # quantised by the move

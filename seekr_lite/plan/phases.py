@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.schedule import Step
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.micro_batches import MicroBatches
+from seekr_lite.soft_prompt import PromptedModel
 from seekr_lite.step_gradients import StepGradients
 
 TOKEN = 1
@@ -49,7 +51,7 @@ def enter_last_task(learner: Learner, tasks: int, held_heads: int) -> None:
     adapters = learner.adapters
     adapters.start_task(learner.method.starts_from_previous)
     for _ in range(0 if learner.method.joint else tasks - 1):
-        if adapters.settings.growth == "continue" and adapters.snapshots:
+        if adapters.snapshots and not adapters.grows:
             adapters.snapshots.append(adapters.snapshots[0])  # all are of one size
         else:
             adapters.finish_task()
@@ -59,6 +61,7 @@ def enter_last_task(learner: Learner, tasks: int, held_heads: int) -> None:
     if adapters.snapshots:
         with adapters.acting_as(0, slot_rank=adapters.teacher_rank):
             pass  # the slot is made
+    learner.method.prepare_task(len(adapters.snapshots))
     for parameter in adapters.trainable_parameters():
         parameter.grad = torch.zeros_like(parameter)
     adapters.model.train()
@@ -130,9 +133,10 @@ def held_out_pass(learner: Learner, rows: int, length: RowLength) -> None:
 
 def prompts_pass(learner: Learner, rows: int, length: RowLength) -> None:
     """Generation, its first step: the prompts of a batch at once."""
-    batch = collate(_rows(rows, RowLength(length.prompt, 0)), _pad(learner)).to(learner.base.device)
+    tokens = length.prompt + learner.method.extra_tokens(learner.recipe)
+    batch = collate(prompts(rows, RowLength(tokens, 0)), _pad(learner)).to(learner.base.device)
     with _last_adapter(learner):
-        learner.adapters.model(
+        _generating(learner)(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
@@ -141,24 +145,36 @@ def prompts_pass(learner: Learner, rows: int, length: RowLength) -> None:
         )
 
 
+def prompts(rows: int, length: RowLength) -> list[EncodedExample]:
+    """Rows without answers."""
+    return _rows(rows, RowLength(length.prompt, 0))
+
+
 def last_token_pass(learner: Learner, rows: int, length: RowLength) -> None:
     """Generation, its last step: a token a row, behind a full cache."""
-    model, device = learner.adapters.model, learner.base.device
+    model, device = _generating(learner), learner.base.device
+    tokens = length.tokens + learner.method.extra_tokens(learner.recipe)
     token = torch.full((rows, 1), TOKEN, device=device)
-    mask = torch.ones((rows, length.tokens), dtype=torch.long, device=device)
+    mask = torch.ones((rows, tokens), dtype=torch.long, device=device)
     with _last_adapter(learner):
         cache = model(input_ids=token, use_cache=True, logits_to_keep=1).past_key_values
         for index, layer in enumerate(cache.layers):
-            grown = (rows, layer.keys.shape[1], length.tokens - 2, layer.keys.shape[-1])
+            grown = (rows, layer.keys.shape[1], tokens - 2, layer.keys.shape[-1])
             cache.update(layer.keys.new_zeros(grown), layer.values.new_zeros(grown), index)
         model(
             input_ids=token,
             attention_mask=mask,
-            position_ids=torch.full_like(token, length.tokens - 1),
+            position_ids=torch.full_like(token, tokens - 1),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
+
+
+def _generating(learner: Learner) -> Any:
+    """What generates: of a soft prompt, the model that knows its virtual tokens and adds none."""
+    model = learner.adapters.model
+    return model.get_base_model() if isinstance(model, PromptedModel) else model
 
 
 def _last_adapter(learner: Learner) -> AbstractContextManager[None]:

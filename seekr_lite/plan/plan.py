@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,7 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: tor
     memory = MemoryPlan(base, activations, on_gpu=recipe.base.device != "cpu")
     phases = memory.phases()
     limit_gb = recipe.run.memory_limit_gb
-    speed = choose_speed(base.parameters, sizes.generation, tokens_per_second)
+    speed = choose_speed(recipe, base.parameters, sizes.generation, tokens_per_second)
     text = config.get_text_config()
     scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if recipe.method.name == "seekr" else 0
     local = Path(recipe.base.model).expanduser().is_dir() or recipe.base.model == "tiny"
@@ -163,6 +163,13 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: tor
             0 if local else base.parameters * 2,
         ),
     )
+
+
+def at_speed(plan: Plan, recipe: Recipe, speed: Speed) -> Plan:
+    """The plan with the time that a measured speed gives."""
+    tests = plan.evaluations
+    hours = None if tests is None else estimate_hours(recipe, plan.stages, tests, speed)
+    return replace(plan, speed=speed, hours=hours)
 
 
 def bytes_of_config(config: Any, dtype: torch.dtype, quantization: str) -> BaseBytes:

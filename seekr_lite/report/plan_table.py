@@ -57,7 +57,7 @@ def render_measured(measured: Measured) -> Any:
             cells = _size(phase.peak), _size(phase.planned), f"{phase.error:+.1%}", f"{phase.seconds:.2f}"
             table.add_row(phase.phase, str(phase.rows), *cells)
     limit = f" held to {measured.memory_limit_gb:g} GB" if measured.memory_limit_gb else ""
-    speed = f"; {measured.tokens_per_second:,.0f} training tokens/s" if measured.tokens_per_second else ""
+    speed = f"; {measured.speed.tokens_per_second:,.0f} training tokens/s" if measured.speed else ""
     return Group(Text(f"\nMeasured on {measured.device}{limit}, random weights, {measured.dtype}{speed}"), table)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations
 from seekr_lite.evaluation.scoreboard import Row, Scoreboard
+from seekr_lite.general_store import kept_texts, with_texts
 from seekr_lite.report.step_curves import StepCurves, read_curves
 from seekr_lite.run_folder import SCORES_FILE
 
@@ -50,7 +51,9 @@ class RunFacts:
                 trouble.append(str(error))
         recorded = _recorded_board(folder.record, recipe.data.tasks, scores.metrics if scores else {})
         finished = scores is not None and scores.tasks == recipe.data.tasks
-        return cls(folder, recipe, recorded, scores if scores and finished else recorded, finished, tuple(trouble))
+        board = with_texts(scores if scores and finished else recorded, folder)
+        trouble += [str(kept) for _, kept in kept_texts(folder) if isinstance(kept, UserError)]
+        return cls(folder, recipe, recorded, board, finished, tuple(trouble))
 
     @property
     def name(self) -> str:

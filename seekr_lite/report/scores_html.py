@@ -16,9 +16,13 @@ def scores_html(scores: Scoreboard) -> str:
     head = "".join(
         f"<th>{escape(task)}<br><small>{escape(scores.metrics.get(task, ''))}</small></th>" for task in scores.tasks
     )
+    head += "".join(f"<th>{escape(one.name)}<br><small>perplexity</small></th>" for one in scores.texts)
     body = "".join(
-        f"<tr><th>{escape(task)}</th>" + "".join(f"<td>{show(value)}</td>" for value in row) + "</tr>"
-        for task, row in zip(scores.tasks, scores.matrix, strict=True)
+        f"<tr><th>{'(bare base)' if after is None else escape(scores.tasks[after])}</th>"
+        + "".join(f"<td>{show(value)}</td>" for value in row)
+        + "".join(f"<td>{show(value, 2)}</td>" for value in texts)
+        + "</tr>"
+        for after, row, texts in scores.rounds()
     )
     summary = ", ".join(
         f"{escape(name)} {show(value, 3 if 'nll' in name else 1)}" for name, value in scores.summary().items()

@@ -38,6 +38,11 @@ def scores_content(facts: RunFacts) -> str:
         "An outlined cell is a task's score right after it was learned. The stronger the colour, the higher the score; "
         "a dash was not measured.</p>"
     )
+    if board.texts:
+        parts.append(
+            '<p class="note">Perplexity of a text that has nothing to do with the tasks: exp of the mean negative '
+            "log-likelihood per token. Higher than the bare base’s: the model has become worse at such text.</p>"
+        )
     if any(value is not None for row in board.nll_matrix for value in row):
         parts.append(f"<details><summary>NLL of held-out answers</summary>{_nll_table(facts, board)}</details>")
     else:
@@ -60,14 +65,19 @@ def figures(facts: RunFacts) -> str:
 
 
 def matrix_table(facts: RunFacts, board: Scoreboard, caption: str) -> str:
-    """The matrix; rounds without a test are left out."""
+    """The matrix, with a column for each general text; rounds without a test are left out."""
     head = [
         "round",
         *(f"{breakable(task)}<br><small>{breakable(board.metrics.get(task, ''))}</small>" for task in board.tasks),
+        *(f"{breakable(one.name)}<br><small>perplexity</small>" for one in board.texts),
     ]
     rows = [
-        [breakable(name), *(_cell(value, index == task and not facts.joint) for task, value in enumerate(row))]
-        for name, index, row in _rounds(facts, board.base, board.matrix)
+        [
+            breakable(facts.round_name(after)),
+            *(_cell(value, after == task and not facts.joint) for task, value in enumerate(row)),
+            *(show(value, 2) for value in texts),
+        ]
+        for after, row, texts in board.rounds()
     ]
     return table(head, rows or [["no tests yet", *("–" for _ in board.tasks)]], caption, "matrix")
 
@@ -128,11 +138,11 @@ def verdict(facts: RunFacts) -> str:
     return text(said)
 
 
-def _rounds(facts: RunFacts, base: Row | None, matrix: tuple[Row, ...]) -> list[tuple[str, int, Row]]:
-    """(name, index, values) of the rounds in which something was tested; the bare base has index -1."""
-    rounds = [("bare base", -1, base)] if base is not None else []
-    rounds += [(facts.round_name(after), after, row) for after, row in enumerate(matrix)]
-    return [(name, index, row) for name, index, row in rounds if any(value is not None for value in row)]
+def _rounds(facts: RunFacts, base: Row | None, matrix: tuple[Row, ...]) -> list[tuple[str, Row]]:
+    """(name, values) of the rounds in which something was tested."""
+    rounds = [(facts.round_name(None), base)] if base is not None else []
+    rounds += [(facts.round_name(after), row) for after, row in enumerate(matrix)]
+    return [(name, row) for name, row in rounds if any(value is not None for value in row)]
 
 
 def _cell(value: float | None, own: bool) -> str:
@@ -145,7 +155,7 @@ def _cell(value: float | None, own: bool) -> str:
 def _nll_table(facts: RunFacts, board: Scoreboard) -> str:
     rows = [
         [breakable(name), *(show(value, 3) for value in row)]
-        for name, _, row in _rounds(facts, board.nll_base, board.nll_matrix)
+        for name, row in _rounds(facts, board.nll_base, board.nll_matrix)
     ]
     caption = "Mean negative log-likelihood per answer token, in nats, on held-out training rows; lower is better"
     return table(["round", *map(breakable, board.tasks)], rows, caption, "matrix")

@@ -20,12 +20,13 @@ def rich_table(scores: Scoreboard) -> Any:
     table.add_column("after learning")
     for task in scores.tasks:
         table.add_column(Text(f"{task}\n{scores.metrics.get(task, '')}"), justify="right")
-    if scores.base is not None:
-        table.add_row("(bare base)", *(show(value) for value in scores.base))
-    for index, (task, row) in enumerate(zip(scores.tasks, scores.matrix, strict=True)):
-        if any(value is not None for value in row):
-            style = "bold" if index == len(scores.tasks) - 1 else None
-            table.add_row(Text(task), *(show(value) for value in row), style=style)
+    for one in scores.texts:
+        table.add_column(Text(f"{one.name}\nperplexity"), justify="right")
+    for after, row, texts in scores.rounds():
+        style = "bold" if after == len(scores.tasks) - 1 else None
+        name = "(bare base)" if after is None else scores.tasks[after]
+        cells = [*(show(value) for value in row), *(show(value, 2) for value in texts)]
+        table.add_row(Text(name), *cells, style=style)
     lines = [
         f"OP {show(scores.op)}   mean of the last row",
         f"BWT {show(scores.bwt)}   change since each task was learned, over T-1 tasks; "

@@ -1,0 +1,152 @@
+"""What 1, 2 and 8 cards would make of a recipe: arithmetic on the lengths of its real rows, nothing that was run.
+
+    python benchmarks/cards.py RECIPE [--set KEY=VALUE] [--cards 1 2 8] [--gigabytes-per-second 10] [--json]
+
+Every optimizer step of the first epoch of each task is planned and shared as a run would do it. A step takes as long as
+the card with most to do (tokens at the speeds of `seekr-lite plan`, new and replayed ones), and then an exchange of the
+LoRA gradients: 2 (n - 1) / n of their bytes pass every card's slowest link (a ring). Tests are shared by whole batches,
+a round of which takes as long as its slowest. Left out are scoring of heads, loading, and what a card loses by smaller
+micro-batches; taken for granted is that cards are alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
+
+from seekr_lite.cli.app import quiet_libraries
+from seekr_lite.data.batch import split_by_tokens
+from seekr_lite.evaluation.rounds import planned_evaluations
+from seekr_lite.files import write_json
+from seekr_lite.methods.memory import choose_samples
+from seekr_lite.methods.registry import method_class
+from seekr_lite.methods.schedule import plan_epoch
+from seekr_lite.plan.costs import Speed
+from seekr_lite.plan.plan import make_plan
+from seekr_lite.plan.workload import TaskRows, read_workload
+from seekr_lite.processes import Processes
+from seekr_lite.recipe import Recipe
+from seekr_lite.run_folder import versions
+
+
+def parts(items: Sequence[int], cards: int, last_first: bool = False) -> list[int]:
+    """Of items of these lengths, the sum of each card's share."""
+    return [sum(Processes(card, cards).share_by_length(items, items, last_first)) for card in range(cards)]
+
+
+def step_seconds(new: Sequence[int], replayed: Sequence[int], cards: int, speed: Speed) -> float:
+    """Of the card that has most to do, in a step over rows of these lengths."""
+    shares = zip(parts(new, cards), parts(replayed, cards, last_first=True), strict=True)
+    return max(first / speed.tokens_per_second + old / speed.replayed_per_second for first, old in shares)
+
+
+def training(recipe: Recipe, tasks: Sequence[TaskRows], cards: int, speed: Speed, exchange: float) -> tuple[float, int]:
+    """Seconds of all steps, and how many these are."""
+    settings, replays = recipe.method, method_class(recipe.method.name).replays
+    seconds, count = 0.0, 0
+    old: list[int] = []
+    for index, task in enumerate(tasks):
+        rows, generator = [row.tokens for row in task.train], random.Random(index)
+        own = settings.replay_step == "own"
+        steps = plan_epoch(len(rows), recipe.train.batch_size, len(old), settings.replay_passes, own, generator)
+        epochs = recipe.epochs_of(index)
+        for step in steps:
+            new, replayed = [rows[one] for one in step.new], [old[one] for one in step.replay]
+            seconds += epochs * (step_seconds(new, replayed, cards, speed) + exchange)
+        count += epochs * len(steps)
+        if replays:
+            kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
+            old += [rows[one] for one in kept]
+    return seconds, count
+
+
+def testing(recipe: Recipe, tasks: Sequence[TaskRows], cards: int, speed: Speed) -> float:
+    """Seconds of all evaluations: rounds of one batch a card. Answers are as long as a task's are on average."""
+    seconds, limits = 0.0, recipe.evaluate
+    for _, index in planned_evaluations(len(tasks), limits.rounds, joint=False):
+        task = tasks[index]
+        answer = sum(row.answer for row in task.train) / len(task.train)
+        room = recipe.data.max_answer_tokens
+        batches = split_by_tokens([tokens + room for tokens in task.test], limits.batch_tokens)
+        times = [
+            sum(task.test[row] for row in batch) / speed.read_per_second
+            + len(batch) * answer / speed.written_per_second
+            for batch in batches
+        ]
+        seconds += sum(max(times[first : first + cards]) for first in range(0, len(times), cards))
+    return seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    quiet_libraries()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    parser.add_argument("--cards", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--tokens-per-second", type=float, help="of training on one card; by default that of `plan`")
+    parser.add_argument("--gigabytes-per-second", type=float, default=10.0, help="of the slowest link between cards")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--output", type=Path, help="write the result to this file, too")
+    options = parser.parse_args(arguments)
+    recipe = Recipe.from_toml(options.recipe, options.overrides)
+    plan, tasks = make_plan(recipe, options.tokens_per_second), read_workload(recipe).tasks
+    if plan.speed is None or not tasks:
+        raise SystemExit("give the recipe's data (--set data.path=...), and --tokens-per-second for a small base")
+    gradients = plan.training_state.student
+    found = []
+    for cards in options.cards:
+        exchange = 2 * (cards - 1) / cards * gradients / (1e9 * options.gigabytes_per_second)
+        seconds, steps = training(recipe, tasks, cards, plan.speed, exchange)
+        tests = testing(recipe, tasks, cards, plan.speed)
+        found.append(
+            {
+                "cards": cards,
+                "training_hours": seconds / 3600,
+                "testing_hours": tests / 3600,
+                "seconds_a_step": seconds / steps,
+                "exchange_seconds_a_step": exchange,
+            }
+        )
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/cards.py", *(arguments or sys.argv[1:])]),
+        "gradient_bytes": gradients,
+        "steps": steps,
+        "cards": found,
+        "counted": plan.counted,
+        "speed": plan.speed.source,
+        "gigabytes_per_second": options.gigabytes_per_second,
+        "versions": versions(),
+    }
+    if options.output:
+        write_json(options.output, result)
+    print(json.dumps(result, indent=2) if options.json else table(result))
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['steps']:,} steps; LoRA gradients of {result['gradient_bytes']:,} bytes, exchanged at "
+        f"{result['gigabytes_per_second']:g} GB/s",
+        f"Tokens: {result['counted']}. Speed: {result['speed']}.",
+        f"\n{'cards':>5}{'step, s':>10}{'exchange, s':>13}{'training, h':>13}{'testing, h':>12}{'speed-up':>10}",
+    ]
+    one = result["cards"][0]
+    for found in result["cards"]:
+        hours = found["training_hours"] + found["testing_hours"]
+        ratio = (one["training_hours"] + one["testing_hours"]) / hours
+        lines.append(
+            f"{found['cards']:>5}{found['seconds_a_step']:>10.2f}{found['exchange_seconds_a_step']:>13.3f}"
+            f"{found['training_hours']:>13.2f}{found['testing_hours']:>12.2f}{ratio:>10.2f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""`docs/results.md` and its charts, from the studies and their raw results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+
+from benchmarks.study_charts import curves_chart
+from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, Gain, Judged, figures, gain_of, judge, overall
+from benchmarks.study_grid import Claim, Study, all_studies, study_variants
+from benchmarks.study_results import Result, read_results
+from seekr_lite.comparison import Spread
+from seekr_lite.files import write_text
+
+LEFT_OUT = {"tiny"}  # shows that studies work, and is no evidence
+INTRODUCTION = f"""# Results
+
+This page is made from the raw results in `benchmarks/results/` by
+
+    python benchmarks/study.py --page
+
+and nothing on it is written by hand. A study is a file in `benchmarks/studies/`: what is compared with what was written
+there before the runs were made. Each run leaves one raw result, which has its settings, seed, versions and device.
+
+- **OP**: mean score of all tasks after the last, 0 to 100. **BWT**: how scores changed since their task was learned.
+- **NLL**: mean negative log-likelihood per answer token (nats) on {{rows}} held-out rows a task, after the last task;
+  lower is better, and it is far less noisy than a score of small models. **NLL since learned**: how much it rose.
+- **gap**: the share of the way from `sequential` (0%) to `joint` (100%) that a method recovers, on the same seeds.
+- Figures are mean ± standard deviation over the runs (seeds x orders). A claim needs {NEEDED_PAIRS} pairs of runs with
+  the same seed and order. *Gain* is how much better the first is, with a paired bootstrap interval of {LEVEL:.0%} (of
+  few pairs such an interval is rather too narrow). *Better* holds where the interval lies above zero, and does not hold
+  where it lies below; *level* is judged against a margin below zero: {{margins}}.
+"""
+GAPS = ("nll", "op")
+COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
+
+
+def write_page(docs: Path, results: Path) -> None:
+    """Writes `results.md` and `images/*.svg` into a folder. Raises `UserError` where a raw result is damaged."""
+    page, images = build_page(results)
+    write_text(docs / "results.md", page)
+    for name, svg in images.items():
+        (docs / "images").mkdir(exist_ok=True)
+        write_text(docs / "images" / name, svg)
+
+
+def build_page(results: Path, studies: Sequence[Study] | None = None) -> tuple[str, dict[str, str]]:
+    """The page, and its charts by file name."""
+    chosen = studies if studies is not None else [one for one in all_studies() if one.name not in LEFT_OUT]
+    found = {study.name: (study, read_results(results / study.name)) for study in chosen}
+    found = {name: (study, runs) for name, (study, runs) in found.items() if runs}
+    rows = sorted({run.settings["data.validation_rows"] for _, runs in found.values() for run in runs})
+    margins = ", ".join(f"{kind.margin:g} ({kind.label})" for kind in MEASURES.values())
+    parts = [INTRODUCTION.format(rows=" or ".join(map(str, rows)) or "the", margins=margins)]
+    images: dict[str, str] = {}
+    if not found:
+        parts.append("There are no raw results yet.\n")
+    for study, runs in found.values():
+        charts = _charts(study, runs)
+        images |= {f"results-{study.name}-{kind}.svg": svg for kind, (_, svg) in charts.items()}
+        parts += [_head(study, runs), *_tables(study, runs)]
+        parts += [f"![{title}](images/results-{study.name}-{kind}.svg)\n" for kind, (title, _) in charts.items()]
+        parts += [_claim(study, letter, claim, judge(claim, runs)) for letter, claim in study.claims.items()]
+    return "\n".join(parts), images
+
+
+# ---------------------------------------------------------------------- a study
+
+
+def _head(study: Study, runs: Sequence[Result]) -> str:
+    settings = runs[0].settings
+    orders = study.orders or {"": tuple(settings["data.tasks"])}
+    lines = [f"## {study.title}\n"]
+    lines += [f"Tasks{' in order ' + name if name else ''}: {', '.join(tasks)}." for name, tasks in orders.items()]
+    devices = ", ".join(sorted({run.device for run in runs}))
+    packages = sorted({f"{name} {run.versions[name]}" for run in runs for name in ("torch", "transformers", "peft")})
+    rows = settings["data.train_limit"] or "all"
+    lines.append(
+        f"Base {runs[0].base}; {rows} training rows a task, {_epochs(settings)} epochs, LoRA rank "
+        f"{settings['adapter.rank']}, learning rate {settings['train.learning_rate']:g}. Device: {devices}; "
+        f"{', '.join(packages)}. The study: `benchmarks/studies/{study.name}.toml`."
+    )
+    lines.append(f"\n    python benchmarks/study.py {study.name}\n")
+    return "\n".join(lines + ([study.notes + "\n"] if study.notes else []))
+
+
+def _epochs(settings: dict[str, object]) -> str:
+    epochs = settings["train.epochs"]
+    return ", ".join(map(str, epochs)) if isinstance(epochs, list) else str(epochs)
+
+
+def _tables(study: Study, runs: Sequence[Result]) -> list[str]:
+    """A table over all runs; where there are several orders, one for each of them, too."""
+    tables = [_table(study, runs, "")]
+    if len(study.order_names) > 1:
+        by_order = {name: [run for run in runs if run.order == name] for name in study.order_names}
+        tables += [_table(study, found, f"Order {name} alone:\n\n") for name, found in by_order.items() if found]
+    return tables
+
+
+def _table(study: Study, runs: Sequence[Result], title: str) -> str:
+    shown = [name for name in COLUMNS if any(run.figure(name) is not None for run in runs)]
+    gaps = [f"gap ({MEASURES[name].label})" for name in GAPS]
+    head = ["method", "runs", "old rows", *(MEASURES[name].label for name in shown), *gaps, "learning, s"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for variant in study_variants(study):
+        own = [run for run in runs if run.variant == variant]
+        if own:
+            cells = [_spread([run.figure(name) for run in own], MEASURES[name].digits) for name in shown]
+            seconds = f"{median(run.learning_seconds for run in own):.0f}"
+            cells += [_gap(own, runs, name) for name in GAPS]
+            rows = f"{own[0].kept_rows / len(own[0].scores.tasks):g}" if own[0].kept_rows else "–"
+            lines.append(f"| `{variant}` | {len(own)} | {rows} | {' | '.join(cells)} | {seconds} |")
+    return title + "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float | None], digits: int) -> str:
+    spread = Spread.of(values)
+    if spread is None:
+        return "–"
+    deviation = "" if spread.std is None else f" ± {spread.std:.{digits}f}"
+    return f"{spread.mean:.{digits}f}{deviation}".replace("-", "−")
+
+
+def _gap(own: Sequence[Result], runs: Sequence[Result], measure: str) -> str:
+    """The mean share of the gap between sequential and joint, over the pairs that all three have."""
+    by_variant = {
+        name: figures({(run.order, run.seed): run for run in runs if run.variant == name}, measure)
+        for name in ("sequential", "joint")
+    }
+    mine, low, high = figures({(run.order, run.seed): run for run in own}, measure), *by_variant.values()
+    both = low.keys() & high.keys() & mine.keys()
+    low, high, mine = ({pair: of[pair] for pair in both} for of in (low, high, mine))
+    room = gain_of(high, low, measure).mean
+    if room is None or room <= 0:
+        return "–"
+    share = (gain_of(mine, low, measure).mean or 0.0) / room
+    return f"{100 * share:.0f}%".replace("-", "−")
+
+
+# ---------------------------------------------------------------------- curves
+
+
+def _charts(study: Study, runs: Sequence[Result]) -> dict[str, tuple[str, str]]:
+    """kind -> (title, SVG): how well each task is learned, how much of it is lost, and what is left at the end."""
+    order = study.order_names[0]
+    by_variant = {
+        name: own for name in study.curves if (own := [r for r in runs if r.variant == name and r.order == order])
+    }
+    if not by_variant:
+        return {}
+    tasks = next(iter(by_variant.values()))[0].scores.tasks
+    titles = {
+        "learning": "NLL of each task right after it was learned",
+        "forgetting": "How much the NLL of each task has risen at the end",
+        "end": "NLL of each task at the end",
+    }
+    charts = {}
+    for kind, title in titles.items():
+        curves = {name: _curve(own, kind, len(tasks)) for name, own in by_variant.items()}
+        curves = {name: curve for name, curve in curves.items() if any(value is not None for value in curve)}
+        if curves:
+            whole = f"{title} (mean over seeds; tasks in order)"
+            charts[kind] = (f"{study.title}: {whole}", curves_chart(whole, tasks, curves))
+    return charts
+
+
+def _curve(runs: Sequence[Result], kind: str, tasks: int) -> list[float | None]:
+    places = range(tasks - 1) if kind == "forgetting" else range(tasks)
+    return [_mean([_point(run, kind, task) for run in runs]) for task in places]
+
+
+def _point(run: Result, kind: str, task: int) -> float | None:
+    matrix = run.scores.nll_matrix
+    last, own = (matrix[-1][task], matrix[task][task]) if matrix else (None, None)
+    if kind == "end":
+        return last
+    if run.scores.method == "joint":
+        return None  # it has no "right after"
+    return own if kind == "learning" else None if last is None or own is None else last - own
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+# ---------------------------------------------------------------------- claims
+
+
+def _claim(study: Study, letter: str, claim: Claim, judged: Sequence[Judged]) -> str:
+    by_measure = {name: [one for one in judged if one.measure == name] for name in claim.measures}
+    verdicts = "; ".join(f"by {MEASURES[name].label}: **{overall(found)}**" for name, found in by_measure.items())
+    lines = [f"### Claim {letter}: {claim.text}\n", f"{verdicts[0].upper()}{verdicts[1:]}.\n"]
+    lines += ["| | measure | pairs | gain | interval | |", "|---|---|---|---|---|---|"]
+    lines += [_judged(one) for one in judged]
+    variants = dict.fromkeys(name for one in claim.comparisons for name in (one.first, one.than))
+    lines.append(f"\n    python benchmarks/study.py {study.name} --only {','.join(variants)}\n")
+    return "\n".join(lines)
+
+
+def _judged(one: Judged) -> str:
+    relation = "better than" if one.comparison.better else "level with"
+    mean, interval = _gain(one.gain, MEASURES[one.measure].digits)
+    names = f"`{one.comparison.first}` {relation} `{one.comparison.than}`"
+    return f"| {names} | {MEASURES[one.measure].label} | {one.gain.pairs} | {mean} | {interval} | {one.verdict} |"
+
+
+def _gain(gain: Gain, digits: int) -> tuple[str, str]:
+    if gain.mean is None:
+        return "–", "–"
+    mean, interval = f"{gain.mean:+.{digits}f}", f"{gain.low:+.{digits}f} to {gain.high:+.{digits}f}"
+    return mean.replace("-", "−"), interval.replace("-", "−")
