@@ -29,6 +29,7 @@ from seekr_lite.trackers import Trackers, check_trackers
 if TYPE_CHECKING:
     from seekr_lite.export import Export
     from seekr_lite.general_text import TextLikelihood
+    from seekr_lite.harness import HarnessScore
     from seekr_lite.head_graft import GraftResult
     from seekr_lite.heads import Heads
     from seekr_lite.learner import Learner
@@ -118,6 +119,18 @@ class Run:
         from seekr_lite.general_text import general_likelihood
 
         return general_likelihood(self.folder, file, after, listener)
+
+    def harness_scores(
+        self,
+        tasks: Sequence[str],
+        after: Sequence[str] = (),
+        limit: int | None = None,
+        listener: Listener | None = None,
+    ) -> list[HarnessScore]:
+        """Tasks of lm-evaluation-harness on models of the run; see `seekr_lite.harness`."""
+        from seekr_lite.harness import harness_scores
+
+        return harness_scores(self.folder, tasks, after, limit, listener)
 
     def export(
         self, to: str | Path, after: str | None = None, merge: str = "none", listener: Listener | None = None

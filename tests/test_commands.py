@@ -17,7 +17,7 @@ import seekr_lite as sl
 from seekr_lite.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-NO_RESULT = {("recipes", "show"), ("recipes", "new"), ("report",)}  # they print or write a file
+NO_RESULT = {("recipes", "show"), ("recipes", "new")}  # they print or write a file
 MEANINGS = {  # option -> the short form it goes with, wherever it is
     "--output": "-o",
     "--quiet": "-q",

@@ -409,6 +409,37 @@ def test_runs_of_one_name_and_of_other_tasks(seekr_run: sl.Run, small_recipe: Ma
     assert str(seekr_run.path) in page.sections["runs"]
 
 
+def test_json_has_what_the_page_shows(seekr_run: sl.Run) -> None:
+    done = CliRunner().invoke(app, ["report", str(seekr_run.path), "--json"])
+    values = json.loads(done.stdout)
+    assert values["scores"] == json.loads((seekr_run.path / "scores.json").read_text())
+    assert values["heads"] == seekr_run.heads.to_json()
+    assert [(one["tasks"], one["replay_samples"]) for one in values["costs"]] == [(["shade"], 1), (["keeper"], 1)]
+    stages = seekr_run.folder.record.stages
+    assert [one["seconds"] for one in values["costs"]] == [one.seconds for one in stages]
+    assert values["losses"]["steps"] == sum(one.steps for one in stages)
+    assert values["losses"]["starts"][1] == {"task": "keeper", "after_step": stages[0].steps}
+    assert {"cross_entropy", "attention_distillation", "gradient_norm"} <= set(values["losses"]["curves"])
+    assert (values["finished"], values["missing"], values["problems"]) == (True, [], [])
+
+
+def test_json_of_an_unfinished_or_damaged_run_says_what_is_missing(stopped_run: sl.Run, own_copy: Path) -> None:
+    values = json.loads(CliRunner().invoke(app, ["report", str(stopped_run.path), "--json"]).stdout)
+    assert values["finished"] is False
+    assert "not learned yet: keeper" in values["missing"]
+    assert values["heads"] is None
+    (own_copy / "heads" / "01-keeper.safetensors").write_bytes(b"damaged")
+    values = json.loads(CliRunner().invoke(app, ["report", str(own_copy), "--json"]).stdout)
+    assert values["heads"] is None
+    assert "01-keeper.safetensors" in values["problems"][0]
+
+
+def test_json_and_a_file_do_not_go_together(seekr_run: sl.Run, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", str(seekr_run.path), "--json", "-o", str(tmp_path / "x.html")])
+    assert isinstance(done.exception, sl.UserError)
+    assert list(tmp_path.iterdir()) == []
+
+
 # ------------------------------------------------------------------ in a browser
 
 

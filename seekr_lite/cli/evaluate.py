@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seekr_lite.cli.options import AsJson, Quiet, RunPath, Verbose, listener
+from seekr_lite.cli.options import AsJson, Quiet, RunPath, Verbose, comma_list, listener
 from seekr_lite.errors import UserError
 from seekr_lite.report.terminal import show, show_json
 
@@ -33,11 +33,20 @@ def evaluate_command(
         Path | None,
         typer.Option(help="A text file: its NLL per token and perplexity, before and after each task, instead."),
     ] = None,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASKS", help="Tasks of lm-evaluation-harness, or your own task files: arc_easy,mine.yaml; instead."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --lm-eval: at most so many rows of each task, for a quick look.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Test a model of a run on its tasks, on another data set, or on a general text.
+    """Test a model of a run on its tasks, on another data set, on a general text, or with lm-evaluation-harness.
 
     The base is loaded once. What the run has tested itself is not tested again, and the run stays as it is; but what is
     measured with --general is kept beside it, and shown wherever its scores are.
@@ -45,6 +54,19 @@ def evaluate_command(
     from seekr_lite.runner import open_run
 
     opened, hears = open_run(run), listener(quiet, verbose)
+    if limit is not None and lm_eval is None:
+        raise UserError("--limit: goes with --lm-eval")
+    if lm_eval is not None:
+        if task or data or overrides or general is not None:
+            raise UserError("--lm-eval: names its tasks itself; leave out --task, --data, --set and --general")
+        scores = opened.harness_scores(comma_list(lm_eval), after or (), limit, hears)
+        if as_json:
+            show_json([vars(one) for one in scores])
+            return
+        from seekr_lite.report.evaluation_table import render_harness
+
+        show(render_harness(scores))
+        return
     if general is not None:
         if task or data or overrides:
             raise UserError("--general: a text has no tasks; leave out --task, --data and --set")

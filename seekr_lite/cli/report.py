@@ -7,18 +7,29 @@ from typing import Annotated
 
 import typer
 
+from seekr_lite.errors import UserError
+
 
 def report_command(
     run: Annotated[Path, typer.Argument(help="The run folder; the run need not be finished.", show_default=False)],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; by default report.html in the run folder.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the page shows as JSON; no file.")] = False,
 ) -> None:
     """Write one HTML file about a run: scores, forgetting, losses, heads, costs, predictions, recipe.
 
     The file needs no network and nothing beside it. Its path is printed.
     """
-    from seekr_lite.report.terminal import printable
+    from seekr_lite.report.terminal import printable, show_json
     from seekr_lite.runner import open_run
 
-    typer.echo(printable(str(open_run(run).save_report(output))))
+    opened = open_run(run)
+    if as_json and output is not None:
+        raise UserError("--json: prints to standard output and writes no file; leave out --output")
+    if as_json:
+        from seekr_lite.report.run_json import run_json
+
+        show_json(run_json(opened))
+        return
+    typer.echo(printable(str(opened.save_report(output))))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seekr_lite.evaluation.scoreboard import Scoreboard
     from seekr_lite.general_text import TextLikelihood
+    from seekr_lite.harness import HarnessScore
     from seekr_lite.run_evaluation import Evaluation
 
 
@@ -46,4 +47,21 @@ def render_likelihoods(found: Sequence[TextLikelihood], file: str, board: Scoreb
         change = "" if one is found[0] else f"{one.nll - found[0].nll:+.3f}"
         cells = *map(show, row), f"{one.nll:.3f}", change, f"{one.perplexity:,.2f}"
         table.add_row(Text(one.model), *cells)
+    return table
+
+
+def render_harness(found: Sequence[HarnessScore]) -> Any:
+    """A line per model, task and metric, in the harness's own units."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption="as lm-evaluation-harness computes it; ↑ higher is better, ↓ lower", caption_justify="left")
+    for column in ("after", "task", "metric", "value", "± standard error", "rows"):
+        table.add_column(column, justify="left" if column in ("after", "task", "metric") else "right")
+    arrows = {True: " ↑", False: " ↓", None: ""}
+    for one in found:
+        stderr = "–" if one.stderr is None else f"{one.stderr:.4f}"
+        rows = "–" if one.rows is None else f"{one.rows:,}"
+        metric = f"{one.metric}{arrows[one.higher_is_better]}"
+        table.add_row(Text(one.model), Text(one.task), Text(metric), f"{one.value:.4f}", stderr, rows)
     return table
