@@ -124,7 +124,7 @@ def test_reading_a_block() -> None:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder like a checkout, and a `seekr-lite` and a `python` that are this environment's."""
-    for name in ("recipes", "benchmarks", "scripts", "LICENSE"):
+    for name in ("recipes", "benchmarks", "scripts", "SECURITY.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     tools = tmp_path / ".tools"
     tools.mkdir()
