@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
 SCORES_FILE = "scores.json"
+SUGGESTED_RUNS = 5  # in the message about a run that is not there
 # What `new_file` and `new_folder` leave behind when they are stopped: .NAME.RANDOM
 LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")
 
@@ -102,7 +103,9 @@ class RunFolder:
         """Raises `UserError` where there is no run, or its record is damaged."""
         path = Path(path)
         if not cls.is_run(path):
-            raise UserError(f"{path}: there is no run here (no {RUN_FILE}); name the output folder of a run")
+            raise UserError(
+                f"{path}: there is no run here (no {RUN_FILE}); name the output folder of a run{_runs_beside(path)}"
+            )
         refuse_links(path)
         return cls(path, read_record(path / RUN_FILE))
 
@@ -433,6 +436,16 @@ class DraftFile(PredictionDraft):
 def _draft_line(row: int, prompt: str, prediction: str) -> dict[str, Any]:
     values = {"row": row, "prompt": prompt, "prediction": prediction}
     return values | {"checksum": text_checksum(json.dumps(values))}
+
+
+def _runs_beside(path: Path) -> str:
+    """Runs that lie where one was looked for, in words; nothing where there is none, or nobody may look."""
+    try:
+        found = sorted(str(one.parent) for one in path.parent.glob(f"*/{RUN_FILE}"))
+    except (OSError, ValueError):
+        found = []
+    more = ", ..." if len(found) > SUGGESTED_RUNS else ""
+    return f"; there are {', '.join(found[:SUGGESTED_RUNS])}{more}" if found else ""
 
 
 def versions() -> dict[str, str]:

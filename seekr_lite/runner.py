@@ -423,7 +423,7 @@ def check_against_base(recipe: Recipe) -> None:
         prompt = f" and a soft prompt of {extra}" if extra else ""
         raise UserError(
             f"data.max_prompt_tokens + data.max_answer_tokens = {asked}{prompt}: the base reads at most {longest} "
-            "tokens; lower one of them"
+            "tokens; lower one of them (`seekr-lite data check` shows how long the rows are)"
         )
 
 

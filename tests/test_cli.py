@@ -31,7 +31,7 @@ JSONL = ("--set", "data.format=jsonl", "--set", "data.path=data", "--set", 'data
 MISTAKES = {
     "unknown key": (("--set", "train.epoch=3"), "did you mean"),
     "wrong type": (("--set", "train.epochs=many"), "train.epochs"),
-    "missing file": (("--set", "data.format=jsonl", "--set", "data.path=nowhere"), "nowhere"),
+    "missing file": (("--set", "data.format=jsonl", "--set", "data.path=nowhere"), "train.jsonl and test.jsonl"),
     "unknown task": (("--set", 'data.tasks=["shad"]'), 'did you mean "shade"'),
     "epochs that do not match": (("--set", "train.epochs=[1, 2]"), "2 numbers for 4 tasks"),
     "broken JSON": (JSONL, "broken JSON at line 1"),
@@ -84,6 +84,22 @@ def test_data_check_shows_what_is_learned(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "shade" in done.stdout
     assert "</s>«" in done.stdout
+
+
+def test_data_check_says_what_run_would_refuse(tmp_path: Path) -> None:
+    done = seekr_lite("data", "check", str(QUICKSTART), "--set", "data.max_prompt_tokens=2000", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the base reads at most 1024 tokens" in done.stderr
+    assert "shade" in done.stdout  # the lengths are shown all the same
+
+
+def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text("{}")
+    done = seekr_lite("report", "runs/fisrt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there are runs/first, runs/second" in done.stderr
 
 
 def test_data_check_json(tmp_path: Path) -> None:

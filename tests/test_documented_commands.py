@@ -52,7 +52,7 @@ NOT_RUN = {  # command -> why it is parsed only
 }
 LONG = {  # command -> why the quick journey leaves it out
     "seekr-lite compare recipes/quickstart.toml --methods sequential,replay,derpp,seekr --seeds 0,1,2": "twelve runs",
-    "seekr-lite plan mine.toml --set base.model=Qwen/Qwen2.5-7B-Instruct": "plans the steps of a 7B base",
+    'seekr-lite plan big.toml --set \'data.tasks=["angry", "money"]\'': "plans the steps of a 7B base",
 }
 PLAIN = {"text", "json"}  # languages of blocks that nobody runs
 QUICK_PAGES = {"README.md"}
@@ -124,7 +124,7 @@ def test_reading_a_block() -> None:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder like a checkout, and a `seekr-lite` and a `python` that are this environment's."""
-    for name in ("recipes", "benchmarks", "scripts", "LICENSE"):
+    for name in ("recipes", "benchmarks", "scripts", "SECURITY.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     tools = tmp_path / ".tools"
     tools.mkdir()

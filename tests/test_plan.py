@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_twice_the_speed_halves_the_time(plan: Plan) -> None:
     assert plan.hours.total == pytest.approx(2 * twice.hours.total)
 
 
+def test_less_than_an_hour_is_told_in_minutes(plan: Plan) -> None:
+    from rich.console import Console
+
+    from seekr_lite.report.plan_table import render_plan
+
+    for speed, words in {1000.0: "minutes (new rows", 0.5: "hours (new rows"}.items():
+        console = Console(width=200, file=StringIO(), record=True)
+        console.print(render_plan(plan if speed == 1000.0 else make_plan(tiny_recipe(), tokens_per_second=speed)))
+        assert words in console.export_text()
+
+
 def test_a_small_base_has_no_time_without_a_speed() -> None:
     assert choose_speed(tiny_recipe(), 135_000_000, 8) is None
 
@@ -99,6 +111,7 @@ def test_chinese_takes_more_tokens_a_character_than_english() -> None:
     assert estimated_tokens("税" * 65) == 100
 
 
+@pytest.mark.slow
 def test_the_micro_batch_it_names_is_the_largest_that_fits(plan: Plan) -> None:
     tokens = plan.sizes.length.tokens
 

@@ -38,7 +38,10 @@ def check(
     report = check_data(tasks, load_tokenizer(checked.base), checked.data)
     if as_json:
         show_json(report.to_json())
-        return
-    from seekr_lite.report.data_table import render
+    else:
+        from seekr_lite.report.data_table import render
 
-    show(render(report))
+        show(render(report))
+    from seekr_lite.runner import check_against_base
+
+    check_against_base(checked)  # what `run` would refuse is said here, too

@@ -42,4 +42,4 @@ def run_command(
 
     show(rich_table(finished.scores))
     if not quiet:
-        typer.echo(printable(f"The run is in {finished.path}"), err=True)
+        typer.echo(printable(f"The run is in {finished.path}; as a page: seekr-lite report {finished.path}"), err=True)

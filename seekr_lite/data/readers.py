@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from seekr_lite.recipe import DataSettings
 
 TOY_TRAIN_ROWS, TOY_TEST_ROWS = 200, 50
+SPLIT_FILES = {
+    "jsonl": "train.jsonl and test.jsonl",
+    "trace": "train.json and test.json",
+    "superni": "train.json and test.json",
+}
 
 
 def load_tasks(settings: DataSettings) -> list[Task]:
@@ -26,7 +31,10 @@ def load_tasks(settings: DataSettings) -> list[Task]:
     reader = READERS[settings.format]
     tasks, problems = [], []
     if settings.path and settings.format != "datasets" and not _is_folder(Path(settings.path)):
-        raise UserError(f"data.path {settings.path}: there is no such folder")
+        raise UserError(
+            f"data.path {settings.path}: there is no such folder, seen from where the command was called; it has to "
+            f"hold a folder for each task, named as in data.tasks, with {SPLIT_FILES.get(settings.format, 'its rows')}"
+        )
     for name in dict.fromkeys(settings.tasks):
         if settings.tasks.count(name) > 1:
             problems.append(f"data.tasks: {name} is named more than once; name each task once")
