@@ -58,7 +58,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "train": {"epochs": 1},
     "method": {"replay_passes": 2.0},
 }
-GRADIENTS = "first-step-gradients.safetensors"  # beside a run's folder
 NUDGE = 1e-14
 
 
@@ -97,7 +96,12 @@ def work(recipe: Recipe, folder: Path, nudged: bool) -> None:
         gradients = {
             f"{stage} {name}": one for stage, kept in enumerate(RecordedGradients.kept) for name, one in kept.items()
         }
-        write_tensors(folder.with_name(f"{folder.name}-{GRADIENTS}"), gradients)
+        write_tensors(gradients_file(folder), gradients)
+
+
+def gradients_file(folder: Path) -> Path:
+    """Written when a run has ended, beside its folder."""
+    return folder.with_name(f"{folder.name}-first-step-gradients.safetensors")
 
 
 def norm(self: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -144,6 +148,8 @@ class Runs:
         return subprocess.Popen([*command, *more], env=environment, stderr=subprocess.PIPE, text=True)
 
     def finish(self, name: str, processes: int, method: str, arithmetic: str, **options: Any) -> Path:
+        if gradients_file(self.folder(name)).exists():  # it was finished before
+            return self.folder(name)
         process = self.start(name, processes, method, arithmetic, **options)
         _, said = process.communicate()
         if process.returncode:
@@ -164,7 +170,7 @@ def largest_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor
 
 def first_step_differences(one: Path, two: Path) -> list[float]:
     """By task: the largest difference of two gradients of the first step, over the largest gradient."""
-    ours, theirs = (read_tensors(path.with_name(f"{path.name}-{GRADIENTS}")) for path in (one, two))
+    ours, theirs = (read_tensors(gradients_file(path)) for path in (one, two))
     found = []
     for stage in sorted({name.partition(" ")[0] for name in ours}, key=int):
         first = {name: tensor for name, tensor in ours.items() if name.startswith(f"{stage} ")}
@@ -204,6 +210,8 @@ def kill(runs: Runs, whole: Path, victim: str) -> dict[str, Any]:
     sections: Any = {"run": {"checkpoint_steps": 2}}
     name = f"killed-{victim}"
     folder = runs.folder(name)
+    for left in runs.place.glob(f"{name}*"):  # of an earlier time
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     launcher = runs.start(name, 2, "seekr", "float64", **sections)
     log, deadline = folder / "log.jsonl", time.monotonic() + 600
     while not (log.is_file() and '"stage": 1, "step": 2' in log.read_text()):
@@ -253,6 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--quick", action="store_true", help="two short tasks")
+    parser.add_argument(
+        "--place", type=Path, help="keep the runs in this folder; what is finished there is not repeated"
+    )
     parser.add_argument("--against", type=Path, help="compare step times with another checkout instead")
     parser.add_argument("--repeats", type=int, default=5, help="of --against")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -267,12 +278,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.against:
         result: dict[str, Any] = {"step": step_times(options.against, options.repeats)}
     else:
-        with tempfile.TemporaryDirectory() as place:
-            runs = Runs(recipe.with_(**QUICK) if options.quick else recipe, Path(place))
+        with tempfile.TemporaryDirectory() as temporary:
+            runs = Runs(recipe.with_(**QUICK) if options.quick else recipe, options.place or Path(temporary))
             result = compare_counts(runs, options.processes, options.methods)
-            whole = runs.folder("float64-seekr-1")
-            if not whole.exists():
-                whole = runs.finish(whole.name, 1, "seekr", "float64")
+            whole = runs.finish("float64-seekr-1", 1, "seekr", "float64")
             result["killed"] = {victim: kill(runs, whole, victim) for victim in ("main", "other")}
     result |= {
         "command": shlex.join(["python", "benchmarks/processes.py", *(arguments or sys.argv[1:])]),

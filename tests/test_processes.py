@@ -38,6 +38,9 @@ CPU = torch.device("cpu")
 FORK = multiprocessing.get_context("fork")  # the libraries are loaded already
 
 
+PIDS = FORK.Array("i", 3)  # of the processes that `in_processes` has started last
+
+
 def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
     """Runs `work` in processes as a launcher starts them; what each returns or raises. None: it was killed."""
     with socket.socket() as free:
@@ -48,6 +51,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
         from accelerate import PartialState
 
         PartialState._reset_state()
+        PIDS[index] = os.getpid()
         places = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
         os.environ.update({name: str(value) for name, value in (places | address).items()})
@@ -246,9 +250,7 @@ class SignalAfter(Listener):
         if kind == "step":
             self.left -= 1
             if self.left == 0:
-                siblings = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split()
-                others = [int(one) for one in siblings if int(one) > os.getpid()]
-                os.kill(os.getpid() if self.victim == "main" else others[0], self.number)
+                os.kill(PIDS[0 if self.victim == "main" else 1], self.number)
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
