@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_twice_the_speed_halves_the_time(plan: Plan) -> None:
     assert plan.hours is not None
     assert twice.hours is not None
     assert plan.hours.total == pytest.approx(2 * twice.hours.total)
+
+
+def test_less_than_an_hour_is_told_in_minutes(plan: Plan) -> None:
+    from rich.console import Console
+
+    from seekr_lite.report.plan_table import render_plan
+
+    for speed, words in {1000.0: "minutes (new rows", 0.5: "hours (new rows"}.items():
+        console = Console(width=200, file=StringIO(), record=True)
+        console.print(render_plan(plan if speed == 1000.0 else make_plan(tiny_recipe(), tokens_per_second=speed)))
+        assert words in console.export_text()
 
 
 def test_a_small_base_has_no_time_without_a_speed() -> None:

@@ -117,10 +117,16 @@ def _work(plan: Plan) -> Iterator[Any]:
         yield Text(f"Tests: {tests.evaluations} evaluations, {counts}")
     if plan.hours and plan.speed:
         hours = plan.hours
-        parts = f"new rows {hours.new_rows:.1f}, replay {hours.replay:.1f}, scoring {hours.scoring:.1f}, "
-        parts += f"tests {hours.evaluation:.1f}"
+        unit, many = ("hours", 1) if hours.total >= 1 else ("minutes", 60)
+        phases = {
+            "new rows": hours.new_rows,
+            "replay": hours.replay,
+            "scoring": hours.scoring,
+            "tests": hours.evaluation,
+        }
+        parts = ", ".join(f"{name} {many * value:.1f}" for name, value in phases.items())
         speed = f"{plan.speed.tokens_per_second:,.0f} training tokens/s"
-        yield Text(f"Time: about {hours.total:.1f} hours ({parts}), at {speed}")
+        yield Text(f"Time: about {many * hours.total:.1f} {unit} ({parts}), at {speed}")
     elif plan.stages:
         yield Text("Time: give --tokens-per-second, or --measure; there is no published figure for so small a base")
     disk = plan.disk
