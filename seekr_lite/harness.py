@@ -76,10 +76,12 @@ def harness_scores(
     Raises:
         UserError: `lm_eval` is not installed, no such task, data that cannot be loaded, or a task that would run code.
     """
-    harness = load_extra("lm_eval", "lm-eval")
     listener = listener or Listener()
-    last = [folder.record.stages[folder.stage_after(None)].tasks[-1]]
-    stages = find_stages(folder, after or last)
+    last = folder.stage_after(None)
+    stages = find_stages(folder, after or [folder.record.stages[last].tasks[-1]])
+    if folder.load_snapshot(last).is_prompt:
+        raise UserError("--lm-eval: this run learned soft prompts, which the harness does not know how to put in front")
+    harness = load_extra("lm_eval", "lm-eval")
     with _guarded() as refused:
         found: list[HarnessScore] = []
         loaded = _load(tasks, refused)

@@ -93,6 +93,11 @@ def push(
     base = _base_model(folder, base_model)
     stage = folder.stage_after(after)
     snapshot = folder.load_snapshot(stage)  # refuses what is damaged
+    if snapshot.is_prompt:
+        raise UserError(
+            "push: this run learned soft prompts, and adapters alone are sent; `seekr-lite export` writes one to "
+            "a folder, which `hf upload` sends"
+        )
     config = _peft_config(folder, stage, snapshot, base)
     contents: dict[str, bytes | Path] = {
         CARD: hub_card(folder, stage, to, base, snapshot.rank).encode(),

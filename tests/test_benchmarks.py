@@ -118,6 +118,7 @@ def test_the_benchmark_runs_and_ours_keeps_fewer_bytes(tmp_path: Path) -> None:
         assert ratios["attention term: official bytes / ours"] > 1
 
 
+@pytest.mark.slow
 def test_train_throughput_runs_and_the_losses_agree(tmp_path: Path) -> None:
     output = tmp_path / "quick.json"
     script = SCRIPT.with_name("train_throughput.py")

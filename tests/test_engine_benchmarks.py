@@ -29,6 +29,7 @@ def test_both_ways_of_evaluating_give_the_same_answers(tmp_path: Path) -> None:
     assert made["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_a_long_sequence_costs_only_disk_and_stack_costs_more(tmp_path: Path) -> None:
     growth = report("scaling.py", tmp_path / "made.json")["growth"]
     first, *others = growth["continue"]["after"]

@@ -19,6 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory.mktemp("flips") / "run")
 
 
+@pytest.mark.slow
 def test_no_damage_of_any_file_goes_by_unseen(run: Path) -> None:
     check = Check(run, places=4, models=False)
     check.all_files()

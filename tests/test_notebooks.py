@@ -13,7 +13,13 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+SHORT = {"03-inside-the-heads", "04-write-a-method"}  # the others are run with the slow tests
+
+
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(path, marks=() if path.stem in SHORT else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
+)
 def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     (tmp_path / "notebooks").mkdir()

@@ -111,6 +111,7 @@ def test_chinese_takes_more_tokens_a_character_than_english() -> None:
     assert estimated_tokens("税" * 65) == 100
 
 
+@pytest.mark.slow
 def test_the_micro_batch_it_names_is_the_largest_that_fits(plan: Plan) -> None:
     tokens = plan.sizes.length.tokens
 

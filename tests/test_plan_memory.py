@@ -156,6 +156,7 @@ def test_activations_are_those_that_autograd_keeps(
         assert 0.95 * peak <= planned_peak <= 1.15 * peak + dequantised, step.name
 
 
+@pytest.mark.slow
 def test_two_depths_say_what_a_deeper_model_needs(wide_llama: Path, tmp_path: Path) -> None:
     config = json.loads((wide_llama / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 9}))
@@ -165,6 +166,7 @@ def test_two_depths_say_what_a_deeper_model_needs(wide_llama: Path, tmp_path: Pa
         assert memory.peak_at(step.rows) == pytest.approx(peak, rel=0.15), step.name
 
 
+@pytest.mark.slow
 def test_what_two_numbers_of_rows_need_gives_what_five_need() -> None:
     recipe = recipe_for("tiny", train={"checkpointing": True})
     config = model_config(recipe.base)

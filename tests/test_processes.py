@@ -51,6 +51,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
         places = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
         os.environ.update({name: str(value) for name, value in (places | address).items()})
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # torch's threads do not always survive a fork
         try:
             answer.send(work())
         except (UserError, Interrupted) as error:

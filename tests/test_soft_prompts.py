@@ -313,6 +313,10 @@ def test_what_a_soft_prompt_cannot_do_is_said(finished: dict[str, sl.Run], tmp_p
         finished["pp"].export(tmp_path / "merged", merge="original")
     with pytest.raises(sl.UserError, match="PEFT does not know"):
         finished["l2p"].export(tmp_path / "pool")
+    with pytest.raises(sl.UserError, match="adapters alone are sent"):
+        finished["pp"].push("me/prompt", base_model="someone/tiny")
+    with pytest.raises(sl.UserError, match="learned soft prompts"):
+        finished["pp"].harness_scores(["arc_easy"], after=["base"])
     with pytest.raises(sl.UserError, match="soft prompt"):
         sl.score_task_heads(finished["pp"].recipe, "shade", run=finished["pp"])
 

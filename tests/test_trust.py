@@ -494,7 +494,8 @@ def test_a_console_keeps_its_colours_and_not_those_of_the_data() -> None:
 def test_data_with_escapes_reaches_the_terminal_as_pictures(tmp_path: Path) -> None:
     row = {"prompt": f"[bold]{ESCAPE}", "answer": f"[red]{ESCAPE}"}
     root = data_folder(tmp_path / "data", json.dumps(row))
-    overrides = ("--set", "data.format=jsonl", "--set", f"data.path={root}", "--set", 'data.tasks=["mine"]')
+    settings = ("format=jsonl", f"path={root}", 'tasks=["mine"]', "max_prompt_tokens=64", "max_answer_tokens=64")
+    overrides = [part for setting in settings for part in ("--set", f"data.{setting}")]
     for more in ((), ("--json",)):
         done = CliRunner().invoke(app, ["data", "check", str(two_toy_recipe(tmp_path)), *overrides, *more])
         assert done.exit_code == 0, done.output
