@@ -34,7 +34,7 @@ from seekr_lite.plan.plan import make_plan
 from seekr_lite.plan.workload import TaskRows, read_workload
 from seekr_lite.processes import Processes
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import versions
+from seekr_lite.versions import versions
 
 
 def parts(items: Sequence[int], cards: int, last_first: bool = False) -> list[int]:

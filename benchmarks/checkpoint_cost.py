@@ -25,8 +25,8 @@ from seekr_lite.checkpoint_file import CheckpointFile
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.files import write_json
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import versions
 from seekr_lite.training_state import Checkpoints, TrainingState
+from seekr_lite.versions import versions
 
 
 @dataclass(frozen=True)

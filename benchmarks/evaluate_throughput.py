@@ -40,7 +40,7 @@ from seekr_lite.evaluation.greedy import ALIGNED
 from seekr_lite.files import write_json
 from seekr_lite.learner import Learner
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import versions
+from seekr_lite.versions import versions
 
 PLAIN_BATCH = 16
 

@@ -38,8 +38,9 @@ from seekr_lite.evaluation.generate import transformers_answers
 from seekr_lite.files import write_json
 from seekr_lite.loaded_model import with_adapter
 from seekr_lite.recipe import BaseSettings
-from seekr_lite.run_folder import RunFolder, versions
+from seekr_lite.run_folder import RunFolder
 from seekr_lite.runner import open_run
+from seekr_lite.versions import versions
 
 Answers = list[list[int]]  # the tokens of each answer, its end token among them
 

@@ -36,7 +36,7 @@ from seekr_lite.files import write_json
 from seekr_lite.lock import LOCK_FILE
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import versions
+from seekr_lite.versions import versions
 
 LEFT_BEHIND = "checkpoint.safetensors"
 NO_CHECKSUM = ("log.jsonl", LOCK_FILE)

@@ -43,9 +43,10 @@ from seekr_lite.files import write_json
 from seekr_lite.heads import Heads
 from seekr_lite.recipe import DataSettings, Recipe
 from seekr_lite.replay_store import replay_store
-from seekr_lite.run_folder import RunFolder, versions
+from seekr_lite.run_folder import RunFolder
 from seekr_lite.runner import Run
 from seekr_lite.verify import verify_files
+from seekr_lite.versions import versions
 
 SECONDS = 20  # a case that takes longer hangs
 COMMAND_SECONDS = 120

@@ -44,8 +44,9 @@ from seekr_lite.files import read_tensors, write_json, write_tensors
 from seekr_lite.lock import LOCK_FILE
 from seekr_lite.processes import is_main_process
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import RunFolder, versions
+from seekr_lite.run_folder import RunFolder
 from seekr_lite.step_gradients import StepGradients, TermValues
+from seekr_lite.versions import versions
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("sequential", "replay", "derpp", "seekr")

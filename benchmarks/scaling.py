@@ -42,7 +42,8 @@ from seekr_lite.learner import Learned, Learner
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import RunFolder, versions
+from seekr_lite.run_folder import RunFolder
+from seekr_lite.versions import versions
 
 TRAIN_ROWS = 8
 

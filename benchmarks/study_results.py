@@ -18,7 +18,7 @@ from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.files import read_json, write_text
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import versions
+from seekr_lite.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 DIGITS = 5

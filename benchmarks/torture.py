@@ -51,7 +51,7 @@ from benchmarks.torture_case import (
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.files import write_json
 from seekr_lite.lock import LOCK_FILE
-from seekr_lite.run_folder import versions
+from seekr_lite.versions import versions
 
 CASES = list(product(METHODS, GROWTHS))
 FORK = multiprocessing.get_context("fork")

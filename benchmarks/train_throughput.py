@@ -13,7 +13,8 @@ rows per optimizer step, and room for the same padded tokens in a micro-batch (t
 - ordinary: rows in order, padded to the longest of a micro-batch;
 - ordinary, grouped by length: its `train_sampling_strategy = "group_by_length"`;
 - ordinary, padding-free: its `DataCollatorWithFlattening`, one long row with position ids;
-- ours; and ours with one lever taken away each: the output layer on answers only; micro-batches of the least padding.
+- ours; and ours with one lever taken away each: the output layer on answers only; micro-batches of the least padding;
+  the adapter's products in the base's dtype (PEFT's are in the adapter's, so the ordinary way's are, too).
 
 Repeats take turns; figures are medians. On a CPU the speedup is also given by CPU time, which other work on the machine
 does not stretch. Levers and the padding-free way are run once; that way is slow without a kernel that knows where rows
@@ -58,7 +59,7 @@ from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.plan.configs import model_config
 from seekr_lite.plan.measure import random_base
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import versions
+from seekr_lite.versions import versions
 
 ROOT = Path(__file__).parents[1]
 TRACE_TASKS = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
@@ -69,7 +70,11 @@ LIMITS: dict[str, Any] = {  # the paper's
     "validation_rows": 0,
 }
 PADDING_FREE = "ordinary, padding-free"
-LEVERS = "ours, output layer on all positions", "ours, micro-batches as rows come"
+LEVERS = (
+    "ours, output layer on all positions",
+    "ours, micro-batches as rows come",
+    "ours, adapter applied in its own dtype",
+)
 MICRO_ROWS = 4  # of the ordinary way; ours has room for as many tokens as so many of the longest rows
 
 
@@ -164,6 +169,16 @@ def rows_as_they_come() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def adapters_as_peft_makes_them() -> Iterator[None]:
+    """What comes in is cast to the dtype of LoRA's matrices."""
+    with patch("seekr_lite.adapters.apply_in_dtype_of_input", lambda layers, adapter: None):
+        yield
+
+
+LEVERS_AWAY = all_logits, rows_as_they_come, adapters_as_peft_makes_them
+
+
 # ---------------------------------------------------------------------- the ordinary way
 
 
@@ -172,7 +187,8 @@ def train_ordinary(training: Training, sampling: str, padding_free: bool) -> Tim
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
     base, recipe = training.base(), training.recipe
-    adapters = AdapterSequence(base, recipe.adapter, recipe.run.seed)  # PEFT's model, with our start of the adapter
+    with adapters_as_peft_makes_them():
+        adapters = AdapterSequence(base, recipe.adapter, recipe.run.seed)  # PEFT's model, with our start of the adapter
     adapters.start_task()
     tokenizer: Any = base.tokenizer
     collator = DataCollatorWithFlattening() if padding_free else DataCollatorForSeq2Seq(tokenizer)
@@ -288,7 +304,7 @@ def ways(training: Training, levers: bool, padding_free: bool) -> dict[str, Call
     if padding_free:
         found[PADDING_FREE] = lambda: train_ordinary(training, "sequential", padding_free=True)
     if levers:
-        found |= {name: without(lever) for name, lever in zip(LEVERS, (all_logits, rows_as_they_come), strict=True)}
+        found |= {name: without(lever) for name, lever in zip(LEVERS, LEVERS_AWAY, strict=True)}
     return found
 
 

@@ -23,6 +23,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from seekr_lite.base import Base
 from seekr_lite.errors import UserError
+from seekr_lite.lora_matrix import apply_in_dtype_of_input
 from seekr_lite.modes import eval_mode
 from seekr_lite.seeds import seed_for
 from seekr_lite.snapshots import Snapshot, SnapshotSequence
@@ -52,7 +53,7 @@ class AdapterSequence(SnapshotSequence):
                 self.model = get_peft_model(base.model, config, adapter_name=STUDENT)
         except ValueError as error:
             raise UserError(f"adapter.targets {settings.targets!r}: {error}") from None
-        self._set_dtype(STUDENT)
+        self._fit(STUDENT)
         self._student = self._parameters(STUDENT)
         self._slot: dict[str, torch.nn.Parameter] = {}
         self._look_around()
@@ -160,7 +161,7 @@ class AdapterSequence(SnapshotSequence):
     def _add(self, adapter: str, rank: int) -> None:
         with torch.random.fork_rng(devices=[]):  # PEFT draws an initialisation that is overwritten at once
             self.model.add_adapter(adapter, self._config(rank, 0.0))
-        self._set_dtype(adapter)
+        self._fit(adapter)
         for parameter in self._parameters(adapter).values():
             parameter.requires_grad_(False)
         self._look_around()
@@ -170,10 +171,11 @@ class AdapterSequence(SnapshotSequence):
         self._modules = list(self.model.modules())
         self._adapted = [module for module in self._modules if isinstance(module, BaseTunerLayer)]
 
-    def _set_dtype(self, adapter: str) -> None:
+    def _fit(self, adapter: str) -> None:
         """PEFT makes adapters of fp32, whatever the base is computed in."""
         for parameter in self._parameters(adapter).values():
             parameter.data = parameter.data.to(getattr(torch, self.settings.dtype))
+        apply_in_dtype_of_input(self.model.modules(), adapter)
 
     def _drop(self, adapter: str) -> None:
         if adapter in self.model.peft_config:

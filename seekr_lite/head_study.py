@@ -10,6 +10,7 @@ import torch
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.base import Base, load_base
+from seekr_lite.base_checks import check_against_base
 from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Task
@@ -19,7 +20,6 @@ from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivit
 from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Listener
 from seekr_lite.recipe_errors import nearest
-from seekr_lite.runner import check_against_base
 from seekr_lite.snapshots import Snapshot
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.methods.schedule import plan_epoch, steps_per_epoch
 from seekr_lite.micro_batches import MicroBatches, random_states, restore_random_states
 from seekr_lite.optimizers import make_optimizer
+from seekr_lite.phase_costs import REVIEW, TRAINING, PhaseCost, phase_cost
 from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
@@ -47,13 +48,14 @@ GRADIENT_NORMS_EVERY = 50  # steps; each time costs one more backward pass of a 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a stage left behind: its adapter, the samples kept of it, and the method's own state."""
+    """What a stage left behind: its adapter, the samples kept of it, the method's own state; and what it took."""
 
     snapshot: Snapshot
     samples: tuple[Example, ...]
     state: TaskState | None
     steps: int
     seconds: float
+    costs: tuple[PhaseCost, ...] = ()
 
 
 class Learner:
@@ -113,22 +115,29 @@ class Learner:
         for task in tasks:
             if not task.train:
                 raise UserError(f"task {task.name}: there are no rows to learn from")
-        stage, started = len(self.adapters.snapshots), time.monotonic()
-        self.adapters.start_task(self.method.starts_from_previous)
-        self.method.prepare_task(stage)
-        with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
-            position = self._train(stage, tasks, checkpoints or Checkpoints())
-        snapshot = self.adapters.finish_task()
+        stage = len(self.adapters.snapshots)
+        with phase_cost(TRAINING, self.base.device) as training:
+            self.adapters.start_task(self.method.starts_from_previous)
+            self.method.prepare_task(stage)
+            with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
+                position = self._train(stage, tasks, checkpoints or Checkpoints())
+        training.seconds += position.seconds
+        with phase_cost(REVIEW, self.base.device) as review:
+            snapshot = self.adapters.finish_task()
+            samples = self._review(stage, tasks)
+        self.tasks.extend(tasks)
+        self.memory.append(samples)
+        seconds, costs = training.seconds + review.seconds, (training, review)
+        return Learned(snapshot, samples, self.method.task_state(stage), position.steps, seconds, costs)
+
+    def _review(self, stage: int, tasks: Sequence[Task]) -> tuple[Example, ...]:
+        """What a method does with a task that has been learned; returns the samples that are kept of it."""
         if self.method.reviews_rows:
             self.method.review_task(stage, self._encode([row for task in tasks for row in task.train]))
         samples = self._choose_memory(stage, tasks)
-        encoded = self._encode(samples)
-        if encoded:
+        if encoded := self._encode(samples):
             self.method.finish_task(stage, encoded)
-        self.tasks.extend(tasks)
-        self.memory.append(samples)
-        seconds = position.seconds + time.monotonic() - started
-        return Learned(snapshot, samples, self.method.task_state(stage), position.steps, seconds)
+        return samples
 
     def restore(self, tasks: Sequence[Task], learned: Learned) -> None:
         """Takes up a finished stage from a run folder, as if it had been learned here."""

@@ -16,8 +16,9 @@ from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
+from seekr_lite.recipe_changes import check_continues
 from seekr_lite.run_folder import RunFolder
-from seekr_lite.runner import Run, check_continues, open_run, run
+from seekr_lite.runner import Run, open_run, run
 
 
 @dataclass(frozen=True)

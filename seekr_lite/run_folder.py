@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.checkpoint_file import CheckpointFile
 from seekr_lite.data.task import Example, Task
 from seekr_lite.errors import UserError
-from seekr_lite.evaluation.evaluate import Prediction, PredictionDraft
+from seekr_lite.evaluation.evaluate import Prediction
 from seekr_lite.files import (
-    append_text,
     json_text,
     new_file,
     new_folder,
@@ -33,6 +31,7 @@ from seekr_lite.files import (
     writing,
 )
 from seekr_lite.lock import LOCK_FILE
+from seekr_lite.prediction_draft import DraftFile
 from seekr_lite.progress import Listener
 from seekr_lite.run_record import (
     EvaluationRecord,
@@ -43,7 +42,9 @@ from seekr_lite.run_record import (
     text_checksum,
     write_record,
 )
+from seekr_lite.stored_rows import as_example, as_prediction, example_values, prediction_values, read_examples
 from seekr_lite.strict_json import strict_json
+from seekr_lite.versions import versions
 
 if TYPE_CHECKING:
     from seekr_lite.evaluation.evaluate import TaskResult
@@ -181,7 +182,7 @@ class RunFolder:
             (folder / "README.md").write_text(model_card(name, tasks, config, self.record), encoding="utf-8")
         self._note(*sorted((self.path / "adapters" / name).iterdir()))
         if learned.samples:
-            lines = [json.dumps(_example_values(row), ensure_ascii=False) for row in learned.samples]
+            lines = [json.dumps(example_values(row), ensure_ascii=False) for row in learned.samples]
             write_text(self.path / "memory" / f"{name}.jsonl", "\n".join(lines) + "\n")
             self._note(self.path / "memory" / f"{name}.jsonl")
         if learned.state is not None and state_folder:
@@ -215,7 +216,7 @@ class RunFolder:
     def load_samples(self, index: int) -> tuple[Example, ...]:
         """The replay samples of a stage; empty where its method keeps none."""
         path = self.trusted_memory_path(index)
-        return () if path is None else tuple(_read_examples(path))
+        return () if path is None else tuple(read_examples(path))
 
     def load_state(self, index: int, state_folder: str) -> tuple[dict[str, Any], Any]:
         """What the method kept of a stage: tensors, and plain values."""
@@ -291,19 +292,7 @@ class RunFolder:
 
     def save_evaluation(self, after: int | None, task: str, result: TaskResult) -> None:
         """Writes the predictions, then records the score."""
-        lines = [
-            json.dumps(
-                {
-                    "prompt": p.prompt,
-                    "prediction": p.prediction,
-                    "reference": p.references[0],
-                    "score": p.score,
-                }
-                | ({"references": list(p.references)} if len(p.references) > 1 else {}),
-                ensure_ascii=False,
-            )
-            for p in result.predictions
-        ]
+        lines = [json.dumps(prediction_values(one), ensure_ascii=False) for one in result.predictions]
         write_text(self.predictions_path(after, task), "\n".join(lines) + "\n")
         self._note(self.predictions_path(after, task))
         self.record.evaluations.append(EvaluationRecord(after, task, result.score, result.nll))
@@ -316,7 +305,7 @@ class RunFolder:
         """The predictions of a finished evaluation. Raises `UserError` where they are missing or damaged."""
         path = self._trusted(self.predictions_path(after, task))
         try:
-            return [_as_prediction(strict_json(line)) for line in read_limited(path).split("\n") if line]
+            return [as_prediction(strict_json(line)) for line in read_limited(path).split("\n") if line]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: this file of the run is damaged: {error!r}") from None
 
@@ -388,54 +377,10 @@ class RunFolder:
         values = read_json(self._trusted(self.task_path(name)))
         try:
             for rows in ("train", "test", "validation"):
-                values[rows] = tuple(_as_example(row) for row in values[rows])
+                values[rows] = tuple(as_example(row) for row in values[rows])
             return Task(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.task_path(name)}: damaged: {error!r}") from None
-
-
-class DraftFile(PredictionDraft):
-    """Predictions of a task that is being tested, one line each, in the order in which they come.
-
-    A stop may cut the last line; then that row's batch is generated again. A line counts only while it is what was
-    written (its checksum), and the test rows are what they were: row number and prompt must agree.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def known(self, prompts: Sequence[str]) -> dict[int, str]:
-        if not self.path.is_file():
-            return {}
-        found: dict[int, str] = {}
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                values = json.loads(line)
-                row, prompt, prediction = values["row"], values["prompt"], values["prediction"]
-                whole = values == _draft_line(row, prompt, prediction)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-            if type(row) is not int or not isinstance(prediction, str):
-                continue
-            if whole and 0 <= row < len(prompts) and prompts[row] == prompt:
-                found[row] = prediction
-        return found
-
-    def add(self, predictions: Mapping[int, tuple[str, str]]) -> None:
-        if not predictions:
-            return
-        lines = [
-            json.dumps(_draft_line(row, prompt, text), ensure_ascii=False)
-            for row, (prompt, text) in predictions.items()
-        ]
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_text(self.path, "\n" + "\n".join(lines) + "\n")  # the first break ends a line that a stop has cut
-
-
-def _draft_line(row: int, prompt: str, prediction: str) -> dict[str, Any]:
-    values = {"row": row, "prompt": prompt, "prediction": prediction}
-    return values | {"checksum": text_checksum(json.dumps(values))}
 
 
 def _runs_beside(path: Path) -> str:
@@ -446,58 +391,6 @@ def _runs_beside(path: Path) -> str:
         found = []
     more = ", ..." if len(found) > SUGGESTED_RUNS else ""
     return f"; there are {', '.join(found[:SUGGESTED_RUNS])}{more}" if found else ""
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result may hang on."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in ("seekr-lite", "torch", "transformers", "peft", "bitsandbytes"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _as_prediction(values: Any) -> Prediction:
-    """What `save_evaluation` has written. Raises `KeyError` and `TypeError`."""
-    prompt, prediction, score = values["prompt"], values["prediction"], values["score"]
-    references = tuple(values.get("references", [values["reference"]]))
-    if not all(isinstance(one, str) for one in (prompt, prediction, *references)):
-        raise TypeError("prompt, prediction and references must be texts")
-    if not isinstance(score, int | float | None):
-        raise TypeError("a score must be a number")
-    return Prediction(prompt, prediction, references, score)
-
-
-def _example_values(row: Example) -> dict[str, Any]:
-    values: dict[str, Any] = {"prompt": row.prompt, "answer": row.answer}
-    return values | ({"references": list(row.references)} if row.references else {})
-
-
-def _as_example(values: Any) -> Example:
-    """The inverse of `_example_values`. Raises `KeyError` and `TypeError`."""
-    prompt, answer, references = values["prompt"], values["answer"], tuple(values.get("references", ()))
-    if not all(isinstance(text, str) for text in (prompt, answer, *references)):
-        raise TypeError("prompt, answer and references must be texts")
-    return Example(prompt, answer, references)
-
-
-def _read_examples(path: Path) -> Iterator[Example]:
-    try:
-        lines = read_limited(path).split("\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            yield _as_example(strict_json(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}:{number}: this file of the run is damaged: {error!r}") from None
 
 
 def refuse_links(folder: Path) -> None:

@@ -11,17 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.base_checks import check_against_base
 from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.files import append_text, writing
+from seekr_lite.files import writing
 from seekr_lite.lock import locked
+from seekr_lite.phase_costs import TESTING, phase_cost
 from seekr_lite.processes import Processes, launched_alone
 from seekr_lite.progress import Listener, Listeners
 from seekr_lite.recipe import Recipe
+from seekr_lite.recipe_changes import check_continues
 from seekr_lite.run_folder import RUN_FILE, RunFolder
+from seekr_lite.run_log import LogFile, cut_to_whole_lines
 from seekr_lite.run_record import file_checksum
 from seekr_lite.stopping import StopRequest, stop_signals
 from seekr_lite.trackers import Trackers, check_trackers
@@ -37,18 +41,6 @@ if TYPE_CHECKING:
     from seekr_lite.push import Push
     from seekr_lite.replay_store import TaskStore
     from seekr_lite.run_evaluation import Evaluation
-
-# Keys that do not change what is learned (but for steps from which nothing can be): they may differ when a run goes on.
-HARMLESS_KEYS = {
-    "train.on_bad_loss",
-    "train.bad_steps_limit",
-    "run.output",
-    "run.memory_limit_gb",
-    "run.checkpoint_minutes",
-    "run.checkpoint_steps",
-    "run.trackers",
-    "evaluate.rounds",
-}
 
 
 class Run:
@@ -350,7 +342,8 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
             save = partial(folder.save_stage, name, stage, learned, config, learner.method.state_folder)
             by_main(folder, processes, save)
             by_main(folder, processes, checkpoints.forget)
-            listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds)
+            phases = {cost.phase: cost.to_json() for cost in learned.costs}
+            listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds, phases=phases)
         after = len(tasks) - 1 if joint else index
         evaluate_after(folder, learner, after, tasks, evaluations, listener)
         listener.say(describe_stage(folder, index, after, stage))
@@ -386,9 +379,11 @@ def evaluate_after(
     for round_after, task in evaluations:
         if round_after == after and folder.evaluation(after, tasks[task].name) is None:
             name = tasks[task].name
-            result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
+            with phase_cost(TESTING, learner.base.device) as cost:
+                result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
             by_main(folder, learner.processes, partial(folder.save_evaluation, after, name, result))
-            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll)
+            took = {cost.phase: cost.to_json()}
+            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll, phases=took)
 
 
 def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:
@@ -397,84 +392,3 @@ def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task])
     found = [folder.evaluation(after, task.name) for task in stage]
     scores = ", ".join(f"{one.task} {one.score:.1f}" for one in found if one is not None)
     return f"{record.name}: {record.steps} steps in {record.seconds:.0f} s" + (f"; score {scores}" if scores else "")
-
-
-def check_against_base(recipe: Recipe) -> None:
-    """Refuses what the base cannot do, from its configuration alone."""
-    from seekr_lite.base import load_config
-    from seekr_lite.methods.registry import method_class
-
-    method = method_class(recipe.method.name)
-    method.read_options(recipe.method)
-    if method.growth == "continue" and recipe.adapter.growth != "continue":
-        raise UserError(f'adapter.growth = "stack": the method "{method.name}" works on "continue" only')
-    config = load_config(recipe.base).get_text_config()
-    if recipe.method.name == "seekr":
-        from seekr_lite.attention.selection import resolve_budgets
-
-        layers, heads = (getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads"))
-        if not isinstance(layers, int) or not isinstance(heads, int):
-            raise UserError(f"base.model {recipe.base.model}: its configuration has no number of layers and heads")
-        resolve_budgets(recipe.method, layers, heads)
-    longest = getattr(config, "max_position_embeddings", None)
-    asked = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens
-    extra = method.extra_tokens(recipe)
-    if isinstance(longest, int) and 0 < longest < asked + extra:
-        prompt = f" and a soft prompt of {extra}" if extra else ""
-        raise UserError(
-            f"data.max_prompt_tokens + data.max_answer_tokens = {asked}{prompt}: the base reads at most {longest} "
-            "tokens; lower one of them (`seekr-lite data check` shows how long the rows are)"
-        )
-
-
-def check_continues(folder: RunFolder, recipe: Recipe) -> None:
-    """Refuses a recipe that would change what the folder has learned; appended tasks go on with it."""
-    old_recipe = folder.recipe()
-    before, now = old_recipe.model_dump(), recipe.model_dump()
-    differing = [
-        f"{section}.{key}"
-        for section, values in now.items()
-        for key, value in values.items()
-        if value != before[section][key] and f"{section}.{key}" not in HARMLESS_KEYS
-    ]
-    old_tasks, new_tasks = old_recipe.data.tasks, recipe.data.tasks
-    appended = new_tasks[: len(old_tasks)] == old_tasks
-    same_epochs = all(recipe.epochs_of(i) == old_recipe.epochs_of(i) for i in range(len(old_tasks)))
-    differing = [
-        key
-        for key in differing
-        if not (key == "data.tasks" and appended) and not (key == "train.epochs" and appended and same_epochs)
-    ]
-    if differing:
-        raise UserError(
-            f"{folder.path}: this folder holds a run of another recipe; differing: {', '.join(differing)}. "
-            "Run it with the same recipe (tasks may be appended), or name another folder (--output)"
-        )
-    if folder.record.method == "joint" and new_tasks != old_tasks and folder.record.stages:
-        raise UserError(
-            f"{folder.path}: a joint run has learned all its tasks at once and takes no more; name another folder"
-        )
-
-
-class LogFile(Listener):
-    """Appends events to `log.jsonl`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def event(self, kind: str, **values: Any) -> None:
-        import json
-        import time
-
-        line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
-        append_text(self.path, line + "\n")
-
-
-def cut_to_whole_lines(path: Path) -> None:
-    """Takes away the line that a stop has cut, if there is one. Raises `Stopped` where it cannot be written."""
-    if not path.is_file():
-        return
-    with writing(path), path.open("rb+") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)

@@ -20,7 +20,9 @@ from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.report.compare_html import compare_html
 from seekr_lite.report.html_page import block, breakable, text
+from seekr_lite.report.phase_table import PhaseTotal, read_phases
 from seekr_lite.report.predictions_section import mark
+from seekr_lite.report.run_facts import RunFacts
 from seekr_lite.report.run_html import SECTIONS, run_html
 from seekr_lite.report.step_curves import POINTS, read_curves
 from seekr_lite.report.svg_charts import log_ticks, nice_ticks
@@ -129,7 +131,7 @@ def test_every_section_of_a_seekr_run(seekr_run: sl.Run) -> None:
             "smoothed",
         ],
         "heads": ["importance", "sensitivity", "forgettability", "2 chosen heads", "Jaccard", "After shade"],
-        "costs": ["seconds a step", "replay samples", "adapter", "records neither"],
+        "costs": ["seconds a step", "replay samples", "adapter", "peak memory", "tests"],
         "predictions": ["36 predictions are in this page.", "shade, row 1", "Reference", "bare base"],
         "recipe": ['name = "seekr"', "attention_weight"],
         "versions": ["torch", "seekr-lite", "python"],
@@ -153,6 +155,33 @@ def test_costs_are_those_of_the_record(seekr_run: sl.Run) -> None:
     for stage in seekr_run.folder.record.stages:
         assert f"{stage.seconds:,.1f}" in shown
     assert f"{sum(one.text_bytes for one in seekr_run.replay_store):,} B" in shown
+
+
+def test_phases_have_their_seconds_and_peak_memory(seekr_run: sl.Run) -> None:
+    record = seekr_run.folder.record
+    training, review, testing = RunFacts.of(seekr_run).phases
+    assert (training.phase, review.phase, testing.phase) == ("training", "review", "testing")
+    assert (training.times, review.times, testing.times) == (2, 2, len(record.evaluations))
+    learned = sum(stage.seconds for stage in record.stages)
+    assert training.seconds + review.seconds == pytest.approx(learned, abs=0.01)
+    assert testing.seconds > 0
+    for phase in (training, review, testing):  # on Linux: this process, with torch in it
+        assert phase.peak_bytes is None or 2**26 < phase.peak_bytes < 2**40
+
+
+def test_phases_of_a_log_that_says_anything(tmp_path: Path) -> None:
+    lines = [
+        '{"event": "stage", "stage": 0, "phases": {"training": {"seconds": 1, "peak_bytes": 5}}}',
+        '{"event": "stage", "stage": 0, "phases": {"training": {"seconds": 2, "peak_bytes": null}}}',
+        '{"event": "stage", "stage": 1, "phases": {"training": {"seconds": 4, "peak_bytes": 7}, "<b>": {}}}',
+        '{"event": "stage", "stage": 2, "phases": {"training": {"seconds": -1, "peak_bytes": 7}}}',
+        '{"event": "stage", "stage": 3, "seconds": 3}',
+        '{"event": "evaluation", "task": "a", "phases": {"testing": {"seconds": 1e999, "peak_bytes": 1}}}',
+        "[]",
+        '{"ev',
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert read_phases(tmp_path / "log.jsonl") == [PhaseTotal("training", 2, 6.0, 7)]
 
 
 def test_an_unfinished_run_says_what_is_missing(stopped_run: sl.Run) -> None:
@@ -417,6 +446,7 @@ def test_json_has_what_the_page_shows(seekr_run: sl.Run) -> None:
     assert [(one["tasks"], one["replay_samples"]) for one in values["costs"]] == [(["shade"], 1), (["keeper"], 1)]
     stages = seekr_run.folder.record.stages
     assert [one["seconds"] for one in values["costs"]] == [one.seconds for one in stages]
+    assert [one["phase"] for one in values["phases"]] == ["training", "review", "testing"]
     assert values["losses"]["steps"] == sum(one.steps for one in stages)
     assert values["losses"]["starts"][1] == {"task": "keeper", "after_step": stages[0].steps}
     assert {"cross_entropy", "attention_distillation", "gradient_norm"} <= set(values["losses"]["curves"])

@@ -11,9 +11,9 @@ import pytest
 
 import seekr_lite as sl
 from seekr_lite.methods.registry import METHODS
+from seekr_lite.prediction_draft import DraftFile
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import DraftFile
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()

@@ -42,6 +42,6 @@ def check(
         from seekr_lite.report.data_table import render
 
         show(render(report))
-    from seekr_lite.runner import check_against_base
+    from seekr_lite.base_checks import check_against_base
 
     check_against_base(checked)  # what `run` would refuse is said here, too

@@ -11,6 +11,7 @@ from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations
 from seekr_lite.evaluation.scoreboard import Row, Scoreboard
 from seekr_lite.general_store import kept_texts, with_texts
+from seekr_lite.report.phase_table import PhaseTotal, read_phases
 from seekr_lite.report.step_curves import StepCurves, read_curves
 from seekr_lite.run_folder import SCORES_FILE
 
@@ -80,6 +81,10 @@ class RunFacts:
     @cached_property
     def curves(self) -> StepCurves:
         return read_curves(self.folder.path / "log.jsonl")
+
+    @cached_property
+    def phases(self) -> list[PhaseTotal]:
+        return read_phases(self.folder.path / "log.jsonl")
 
     def round_name(self, after: int | None) -> str:
         """What a round is called: after which task the tests were made."""

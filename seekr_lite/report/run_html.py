@@ -11,6 +11,7 @@ from seekr_lite.replay_store import replay_store
 from seekr_lite.report.heads_section import heads_content
 from seekr_lite.report.html_page import breakable, contents, page, section, size_of, table, text
 from seekr_lite.report.losses_section import losses_content
+from seekr_lite.report.phase_table import PHASES
 from seekr_lite.report.predictions_section import predictions_content
 from seekr_lite.report.run_facts import RunFacts
 from seekr_lite.report.scores_section import curves_content, scores_content, verdict
@@ -79,11 +80,23 @@ def _costs(facts: RunFacts) -> str:
     shrunk = facts.curves.shrunk
     short = f" Memory ran out {shrunk} times; micro-batches were made smaller." if shrunk else ""
     note = (
-        "Seconds are those of learning: training, and the scoring of heads where the method has it; without loading "
-        "the base and without tests. A run records neither the seconds of tests nor peak memory (<code>seekr-lite plan"
-        f"</code> says what a recipe needs).{short}"
+        "Seconds are without loading the base. Peak memory is what the GPU's allocator held at most, or without a GPU "
+        f"the whole process; <code>seekr-lite plan</code> says what a recipe needs.{short}"
     )
-    return f'<div class="tables">{time}{_store(facts)}</div><p class="note">{note}</p>'
+    return f'<div class="tables">{time}{_phases(facts)}{_store(facts)}</div><p class="note">{note}</p>'
+
+
+def _phases(facts: RunFacts) -> str:
+    rows = [
+        [
+            PHASES[one.phase],
+            f"{one.times:,}",
+            f"{one.seconds:,.1f}",
+            "–" if one.peak_bytes is None else size_of(one.peak_bytes),
+        ]
+        for one in facts.phases
+    ]
+    return table(["phase", "times", "seconds", "peak memory"], rows, "Time and memory, by phase") if rows else ""
 
 
 def _store(facts: RunFacts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
@@ -16,7 +17,8 @@ def run_json(run: Run) -> dict[str, Any]:
     """All of the page but the predictions, which lie as JSON lines in the run folder. Works for unfinished runs too.
 
     scores: as in `scores.json`, with the general texts that were measured since. losses: means over `window` steps of
-    one task, as they are drawn. costs: by task. problems: files that should be there and cannot be read.
+    one task, as they are drawn. costs: by task. phases: the same run by phase, as far as the log has it. problems:
+    files that should be there and cannot be read.
     """
     facts = RunFacts.of(run)
     problems = list(facts.trouble)
@@ -31,6 +33,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "losses": _losses(facts),
         "heads": _heads(facts, problems),
         "costs": _costs(facts, problems),
+        "phases": [asdict(one) for one in facts.phases],
         "recipe": facts.recipe.model_dump(mode="json"),
         "versions": facts.folder.record.versions,
         "problems": problems,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from seekr_lite.limits import MAX_TASKS
+from seekr_lite.report.log_events import MAX_TIME, events, within
 
 POINTS = 160  # of a curve, at most (and one more per task)
-MAX_STEPS, MAX_TIME, LARGEST = 1e9, 2e11, 1e200
+MAX_STEPS, LARGEST = 1e9, 1e200
 NOT_A_TERM = {"event", "time", "stage", "step", "epoch", "learning_rate", "gradient_norm", "term_gradient_norms"}
 GRADIENT_NORM = "gradient_norm"
 
@@ -96,7 +95,7 @@ def read_curves(path: Path) -> StepCurves:
     shrunk = unreadable = 0
     bad: set[tuple[int, int]] = set()
     times: list[float] = []
-    for event in _events(path):
+    for event in events(path):
         try:
             if event is None:
                 raise ValueError
@@ -105,36 +104,17 @@ def read_curves(path: Path) -> StepCurves:
             if event["event"] == "bad_step":
                 bad.add(_place(event))
             shrunk += event["event"] == "out_of_memory"
-            times.append(_within(event["time"], 0, MAX_TIME))
+            times.append(within(event["time"], 0, MAX_TIME))
         except (ValueError, KeyError, TypeError, OverflowError):
             unreadable += 1
     return StepCurves(steps, (min(times), max(times)) if times else None, shrunk, len(bad), unreadable)
 
 
 def _place(event: dict[str, Any]) -> tuple[int, int]:
-    return int(_within(event["stage"], 0, MAX_TASKS)), int(_within(event["step"], 1, MAX_STEPS))
-
-
-def _within(value: Any, low: float, high: float) -> float:
-    """A number of a log, which no checksum guards."""
-    if not low <= float(value) <= high:
-        raise ValueError
-    return float(value)
+    return int(within(event["stage"], 0, MAX_TASKS)), int(within(event["step"], 1, MAX_STEPS))
 
 
 def _values(event: dict[str, Any]) -> dict[str, float]:
     names = [*(name for name in event if name not in NOT_A_TERM), GRADIENT_NORM]
     values = {name: float(event[name]) for name in names if isinstance(event.get(name), int | float)}
     return {name: value for name, value in values.items() if abs(value) < LARGEST}
-
-
-def _events(path: Path) -> Iterator[dict[str, Any] | None]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError):
-                    yield None

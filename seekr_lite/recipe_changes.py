@@ -1,0 +1,48 @@
+"""Which changes of its recipe a run can go on with."""
+
+from __future__ import annotations
+
+from seekr_lite.errors import UserError
+from seekr_lite.recipe import Recipe
+from seekr_lite.run_folder import RunFolder
+
+# Keys that do not change what is learned (but for steps from which nothing can be): they may differ when a run goes on.
+HARMLESS_KEYS = {
+    "train.on_bad_loss",
+    "train.bad_steps_limit",
+    "run.output",
+    "run.memory_limit_gb",
+    "run.checkpoint_minutes",
+    "run.checkpoint_steps",
+    "run.trackers",
+    "evaluate.rounds",
+}
+
+
+def check_continues(folder: RunFolder, recipe: Recipe) -> None:
+    """Refuses a recipe that would change what the folder has learned; appended tasks go on with it."""
+    old_recipe = folder.recipe()
+    before, now = old_recipe.model_dump(), recipe.model_dump()
+    differing = [
+        f"{section}.{key}"
+        for section, values in now.items()
+        for key, value in values.items()
+        if value != before[section][key] and f"{section}.{key}" not in HARMLESS_KEYS
+    ]
+    old_tasks, new_tasks = old_recipe.data.tasks, recipe.data.tasks
+    appended = new_tasks[: len(old_tasks)] == old_tasks
+    same_epochs = all(recipe.epochs_of(i) == old_recipe.epochs_of(i) for i in range(len(old_tasks)))
+    differing = [
+        key
+        for key in differing
+        if not (key == "data.tasks" and appended) and not (key == "train.epochs" and appended and same_epochs)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder.path}: this folder holds a run of another recipe; differing: {', '.join(differing)}. "
+            "Run it with the same recipe (tasks may be appended), or name another folder (--output)"
+        )
+    if folder.record.method == "joint" and new_tasks != old_tasks and folder.record.stages:
+        raise UserError(
+            f"{folder.path}: a joint run has learned all its tasks at once and takes no more; name another folder"
+        )
