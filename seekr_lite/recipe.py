@@ -66,8 +66,8 @@ class AdapterSettings(Section):
     )
     dtype: Literal["float64", "float32", "bfloat16"] = Field(
         "float32",
-        description="What the adapter is kept and computed in. bfloat16: smaller and faster, small steps round away. "
-        "float64: for checks.",
+        description="What the adapter is kept and updated in; it is applied in the base's dtype. bfloat16: smaller, "
+        "and small steps round away. float64: for checks.",
     )
     growth: Literal["continue", "stack"] = Field(
         "continue",

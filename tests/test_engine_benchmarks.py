@@ -21,6 +21,7 @@ def report(script: str, output: Path) -> dict[str, Any]:
     return printed
 
 
+@pytest.mark.slow
 def test_both_ways_of_evaluating_give_the_same_answers(tmp_path: Path) -> None:
     made = report("evaluate_throughput.py", tmp_path / "made.json")
     assert made["rows"] == 50

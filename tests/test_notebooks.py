@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-SHORT = {"03-inside-the-heads", "04-write-a-method"}  # the others are run with the slow tests
+SHORT = {"04-write-a-method"}  # the others are run with the slow tests
 
 
 @pytest.mark.parametrize(

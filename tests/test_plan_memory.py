@@ -143,7 +143,9 @@ def real_and_planned(recipe: Recipe) -> Iterator[tuple[PhaseStep, tuple[int, int
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-@pytest.mark.parametrize("model", ["tiny", "wide_llama", pytest.param(SMOLLM2, marks=real_model)])
+@pytest.mark.parametrize(
+    "model", [pytest.param("tiny", marks=pytest.mark.slow), "wide_llama", pytest.param(SMOLLM2, marks=real_model)]
+)
 def test_activations_are_those_that_autograd_keeps(
     model: str | Path, checkpointing: bool, request: pytest.FixtureRequest
 ) -> None:

@@ -36,7 +36,7 @@ class TaskResult:
 
 
 class PredictionDraft:
-    """Where predictions go while a task is being tested; this one forgets them (`run_folder.py` has one on disk)."""
+    """Where predictions go while a task is being tested; this one forgets them (`prediction_draft.py`: on disk)."""
 
     def known(self, prompts: Sequence[str]) -> dict[int, str]:
         """Row number -> prediction, of the rows that were predicted before the evaluation was stopped."""
