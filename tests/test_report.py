@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -499,6 +500,34 @@ def test_it_opens_without_errors_requests_or_sideways_scrolling(
         assert browser.messages == []
         assert browser.requests == [file.as_uri()]
         assert browser.value("document.documentElement.scrollWidth") <= width
+
+
+def find_axe() -> Path | None:
+    """axe-core, from `npm install axe-core` in the checkout, or where AXE_CORE says."""
+    places = [Path(os.environ.get("AXE_CORE", "")), Path(__file__).parents[1] / "node_modules/axe-core/axe.min.js"]
+    return next((path for path in places if path.is_file()), None)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_nothing_serious(
+    width: int, dark: bool, browser: Browser, seekr_run: sl.Run, stopped_run: sl.Run, tmp_path: Path
+) -> None:
+    if (axe := find_axe()) is None:
+        pytest.skip("axe-core is not there (npm install axe-core)")
+    pages = {
+        "seekr": run_html(seekr_run),
+        "stopped": run_html(stopped_run),
+        "compared": compare_html([seekr_run, stopped_run]),
+    }
+    for name, content in pages.items():
+        (tmp_path / f"{name}.html").write_text(content, encoding="utf-8")
+        browser.open(tmp_path / f"{name}.html", width, dark=dark)
+        browser.value(axe.read_text(encoding="utf-8") + "; 0")
+        found, passed = browser.value("axe.run().then(found => [found.violations, found.passes.length])")
+        assert passed > 10
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert (name, serious) == (name, [])
 
 
 def many_tasks(path: Path, recipe: Recipe) -> sl.Run:
