@@ -132,6 +132,7 @@ class Runs:
     def __init__(self, recipe: Recipe, place: Path) -> None:
         self.recipe = recipe
         self.place = place
+        place.mkdir(parents=True, exist_ok=True)
 
     def folder(self, name: str) -> Path:
         return self.place / name
