@@ -130,4 +130,9 @@ def quiet_libraries() -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    if "transformers" in sys.modules:  # then it has read its settings already
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     warnings.filterwarnings("ignore")

@@ -11,7 +11,7 @@ from seekr_lite.limits import MAX_TASKS
 from seekr_lite.phase_costs import REVIEW, TESTING, TRAINING
 from seekr_lite.report.log_events import MAX_TIME, events, within
 
-PHASES = {TRAINING: "training", REVIEW: "after a task: scores of heads, samples to keep", TESTING: "tests"}
+PHASES = {TRAINING: "training", REVIEW: "after a task (heads, samples)", TESTING: "tests"}
 MAX_BYTES = 2.0**50
 
 
