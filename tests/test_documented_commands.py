@@ -40,6 +40,8 @@ NOT_RUN = {  # command -> why it is parsed only
     "pytest -n auto": "this is one of its tests",
     "seekr-lite run recipes/quickstart.toml --set base.device=cuda --output runs/gpu": GPU,
     "accelerate launch --multi_gpu --num_processes 2 -m seekr_lite run mine.toml": GPU,
+    "python benchmarks/cards.py recipes/trace-llama2-7b.toml --set data.path=TRACE/LLM-CL-Benchmark_Reasoning": DATA,
+    'exec sh -c "exec $(sed -n "${SLURM_ARRAY_TASK_ID}p" commands)"': "needs Slurm",
     "hf download Qwen/Qwen2.5-7B-Instruct --local-dir models/qwen2.5-7b": HUB,
     "HF_HUB_OFFLINE=1 seekr-lite run mine.toml --set base.model=models/qwen2.5-7b": HUB,
     "seekr-lite data check recipes/trace-llama2-7b.toml": DATA,
@@ -128,7 +130,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).symlink_to(ROOT / name)
     tools = tmp_path / ".tools"
     tools.mkdir()
-    for name, arguments in {"seekr-lite": "-m seekr_lite", "python": ""}.items():
+    for name, arguments in {
+        "seekr-lite": "-m seekr_lite",
+        "python": "",
+        "torchrun": "-m torch.distributed.run",
+    }.items():
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
