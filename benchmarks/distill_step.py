@@ -33,7 +33,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shlex
 import statistics
 import sys
@@ -72,6 +71,7 @@ from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
+from seekr_lite.peak_memory import forget_peak, memory_in_use, peak_memory
 from seekr_lite.recipe import AdapterSettings, MethodSettings
 from seekr_lite.snapshots import SnapshotSequence
 
@@ -418,7 +418,7 @@ class Meter:
                 measured.saved_bytes = sum(saved.values())
             backward(roots)
             self._wait()
-            measured.peak_bytes = None if measured.start_bytes is None else peak(self.device)
+            measured.peak_bytes = None if measured.start_bytes is None else peak_memory(self.device)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -434,27 +434,12 @@ def backward(roots: Roots) -> None:
 def start_peak(device: torch.device) -> int | None:
     """Forgets the peak so far; what is in use now."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory goes back, or growth into it would not show
-        Path("/proc/self/clear_refs").write_text("5")
-        return _resident("VmRSS")
-    except (OSError, AttributeError):  # not Linux, not glibc, or not allowed
-        return None
-
-
-def peak(device: torch.device) -> int | None:
-    """The most that was in use since `start_peak`."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _resident("VmHWM")
-
-
-def _resident(what: str) -> int | None:
-    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024 if found else None
+    if device.type != "cuda":
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory goes back, or growth into it would not show
+        except (OSError, AttributeError):  # not Linux, or not glibc
+            return None
+    return memory_in_use(device) if forget_peak(device) else None
 
 
 # ------------------------------------------------------------------ the report

@@ -6,15 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from seekr_lite.peak_memory import forget_peak, peak_memory
 
 if TYPE_CHECKING:
     import torch
 
 TRAINING, REVIEW, TESTING = "training", "review", "testing"  # review: what a method does once a task is learned
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-FORGET_PEAK = "5"  # proc(5), since Linux 4.0: the peak is what is held now
 
 
 @dataclass
@@ -31,34 +30,9 @@ class PhaseCost:
 
 @contextmanager
 def phase_cost(phase: str, device: torch.device) -> Iterator[PhaseCost]:
-    """Measures its block. Memory is the allocator's on a GPU, and elsewhere the whole process in RAM, on Linux."""
+    """Measures its block; memory as `peak_memory.py` does."""
     cost = PhaseCost(phase)
-    known, started = _forget_peak(device), time.monotonic()
+    known, started = forget_peak(device), time.monotonic()
     yield cost
     cost.seconds += time.monotonic() - started
-    cost.peak_bytes = _peak(device) if known else None
-
-
-def _forget_peak(device: torch.device) -> bool:
-    """Begins a new peak; returns whether that is possible here."""
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
-        return True
-    try:
-        CLEAR.write_text(FORGET_PEAK)
-    except OSError:
-        return False
-    return STATUS.is_file()
-
-
-def _peak(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    for line in STATUS.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
+    cost.peak_bytes = peak_memory(device) if known else None

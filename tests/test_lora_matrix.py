@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -11,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.base import load_base
 from seekr_lite.lora_matrix import LoraMatrix
+from seekr_lite.plan.account import SavedBytes
 from seekr_lite.recipe import AdapterSettings, BaseSettings
 
 TOKENS = torch.arange(10, 40)[None]
@@ -19,10 +21,7 @@ TOKENS = torch.arange(10, 40)[None]
 def adapters(dtype: str, quantization: str = "none", as_peft: bool = False) -> AdapterSequence:
     """Both matrices of every layer are random; dtype: of the base, the adapter has fp32."""
     base = load_base(BaseSettings(model="tiny", quantization=quantization, dtype=dtype, device="cpu"))  # type: ignore[arg-type]
-    if as_peft:
-        with patch("seekr_lite.adapters.apply_in_dtype_of_input"):
-            made = AdapterSequence(base, AdapterSettings(rank=4, alpha=8.0), seed=0)
-    else:
+    with patch("seekr_lite.adapters.apply_in_dtype_of_input") if as_peft else nullcontext():
         made = AdapterSequence(base, AdapterSettings(rank=4, alpha=8.0), seed=0)
     made.start_task()
     generator = torch.Generator().manual_seed(0)
@@ -38,16 +37,10 @@ def gradients(made: AdapterSequence) -> torch.Tensor:
 
 
 def kept_bytes(made: AdapterSequence) -> int:
-    """What a forward pass keeps for backward, each storage once."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = made.model(input_ids=TOKENS, labels=TOKENS).loss  # noqa: F841 (it holds what is kept)
-        return sum(kept.values())
+    """What a forward pass keeps for backward."""
+    with SavedBytes(made.model.parameters()) as saved:
+        made.model(input_ids=TOKENS, labels=TOKENS)
+    return saved.peak
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
