@@ -198,7 +198,7 @@ def build_method(base: Base, shape: Shape) -> Seekr:
     adapters.finish_task()
     adapters.start_task()
     perturb(adapters)
-    method = Seekr(MethodSettings(), adapters, SEED)
+    method = Seekr(MethodSettings(name="seekr-paper"), adapters, SEED)
     method.chosen = [held_heads(shape)]
     adapters.model.train()
     return method

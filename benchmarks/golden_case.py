@@ -101,6 +101,7 @@ class Case:
             [load_file(folder / f"{name}.safetensors") for name in teachers],
         )
         settings = MethodSettings(
+            name="seekr-paper",
             layer_budget=self.expected["layer_budget"],
             head_budget=self.expected["head_budget"],
             query_budget=self.expected["query_budget"] or "all",

@@ -16,14 +16,16 @@ from benchmarks.study_grid import GeneralText, Point, Study
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.files import read_json, write_text
+from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe import MethodSettings, Recipe
 from seekr_lite.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 DIGITS = 5
 # Where things lie and how they are handled on a machine; a result does not hang on them.
 NO_SETTING = {"data.path", "base.device", "base.model", "evaluate.batch_tokens", "train.micro_batch_tokens"}
+REPLAY_KEYS = {f"method.{key}" for key in MethodSettings.model_fields} - {"method.name", "method.options"}
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,15 @@ def is_finished(results: Path, point: Point) -> bool:
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """`section.key` -> value, as JSON has it, of what a result hangs on."""
+    """`section.key` -> value, as JSON has it, of what a result hangs on; of a method that keeps no rows, nothing of
+    how they would be replayed."""
+    method = method_class(recipe.method.name)
+    unused = set() if method.replays or method.keeps_samples else REPLAY_KEYS
     return {
         f"{section}.{key}": list(value) if isinstance(value, tuple) else value
         for section, values in recipe.model_dump().items()
         for key, value in values.items()
-        if section != "run" and f"{section}.{key}" not in NO_SETTING
+        if section != "run" and f"{section}.{key}" not in NO_SETTING | unused
     }
 
 

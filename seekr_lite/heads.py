@@ -12,6 +12,7 @@ import torch
 from seekr_lite.attention.selection import Head
 from seekr_lite.errors import UserError
 from seekr_lite.extras import load_extra
+from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.recipe_errors import nearest
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Heads:
         stages = folder.record.stages
         if not stages:
             raise UserError(f"{folder.path}: this run has learned no task yet, so it holds no head scores")
-        if folder.record.method != "seekr" and not (folder.path / HEADS_FOLDER).is_dir():
+        if folder.record.method not in SCORING_METHODS and not (folder.path / HEADS_FOLDER).is_dir():
             raise UserError(
                 f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", and only '
                 '"seekr" scores heads; `seekr-lite heads score RECIPE --task TASK --run RUN` scores them now'

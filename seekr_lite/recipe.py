@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from seekr_lite.errors import UserError
 from seekr_lite.limits import MAX_RECIPE_BYTES, MAX_RECIPE_DEPTH, MAX_RECIPE_DOTS
+from seekr_lite.method_defaults import DEFAULT_METHOD, METHOD_DEFAULTS
 from seekr_lite.recipe_checks import check_keys_together
 from seekr_lite.recipe_errors import RecipeSource, describe_errors
 
@@ -136,18 +137,18 @@ class MethodSettings(Section):
     """`[method]`: how old tasks are kept. Keys that a method does not use are ignored by it."""
 
     name: str = Field(
-        "seekr",
+        DEFAULT_METHOD,
         min_length=1,
-        description="sequential, replay, derpp, seekr, ewc, lwf, olora, pp, l2p, lfpt5, joint or isolated "
+        description="sequential, replay, derpp, seekr, seekr-paper, ewc, lwf, olora, pp, l2p, lfpt5, joint or isolated "
         "(docs/methods.md); or one of your own (docs/extending.md).",
     )
     replay_fraction: Fraction = Field(0.01, description="Share of a task's training rows kept; at least one row.")
     replay_choice: Literal["random", "first"] = Field("random", description="first is what the official code does.")
     replay_passes: Annotated[float, Field(gt=0, le=10_000)] = Field(
-        1.0, description="How often each old row is seen in an epoch (1 in the official code)."
+        1.0, description="How often each old row is seen in an epoch (seekr: 12; 1 in the official code)."
     )
     replay_step: Literal["shared", "own"] = Field(
-        "shared", description="Replay rows join a step of new rows, or get optimizer steps of their own."
+        "shared", description="Replay rows join a step of new rows, or get optimizer steps of their own (seekr: own)."
     )
     replay_weight: Weight = Field(1.0, description="Weight of a replay row against a new row of its step.")
     cross_entropy_weight: Weight = Field(0.5, description="Cross-entropy of replay rows (derpp, seekr).")
@@ -158,7 +159,9 @@ class MethodSettings(Section):
         "labels: the positions that hold it, one to the right, as in the official code: it skips the answer's first "
         "token and distils what comes after its end.",
     )
-    attention_weight: Weight = Field(1000.0, description="Distillation of attention maps (seekr).")
+    attention_weight: Weight = Field(
+        1000.0, description="Distillation of attention maps (seekr: 30; seekr-paper: 1000, the paper's)."
+    )
     layer_budget: Budget = Field(0.75, description="Layers whose heads may be held: a number, a share, or all.")
     head_budget: Budget = Field(0.125, description="Heads held for each task: a number, a share, or all.")
     query_budget: Annotated[int, Field(strict=True, gt=0)] | Literal["all"] = Field(
@@ -175,6 +178,14 @@ class MethodSettings(Section):
     options: dict[str, bool | int | float | str] = Field(
         {}, description="A method's own settings, where it has some beside these: `options = { strength = 0.5 }`."
     )
+
+    @model_validator(mode="after")
+    def _take_defaults_of_the_method(self) -> MethodSettings:
+        """Not as values that were set: another method that takes its place (`Recipe.with_`) has its own."""
+        for key, value in METHOD_DEFAULTS.get(self.name, {}).items():
+            if key not in self.model_fields_set:
+                self.__dict__[key] = value
+        return self
 
 
 class EvaluateSettings(Section):
@@ -224,10 +235,13 @@ class Recipe(Section):
     def with_(self, **sections: Mapping[str, Any]) -> Recipe:
         """A copy with some keys changed: `recipe.with_(method={"name": "replay"}, run={"seed": 1})`.
 
+        Keys of `[method]` that were never set are those of the method, also where its name changes.
+
         Raises:
             UserError: an unknown section or key, or a value that is not allowed.
         """
         values = self.model_dump()
+        values["method"] = self.method.model_dump(exclude_unset=True)
         for section, changes in sections.items():
             if isinstance(values.get(section), dict):
                 values[section] = {**values[section], **changes}

@@ -12,6 +12,7 @@ from typing import Any
 from seekr_lite.data.task import check_task_name
 from seekr_lite.errors import UserError, brief
 from seekr_lite.limits import MAX_PROBLEMS_SHOWN, MAX_TASKS
+from seekr_lite.method_defaults import DEFAULT_METHOD
 from seekr_lite.methods.registry import METHODS, method_names
 
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -82,7 +83,7 @@ def _check_epochs(values: Mapping[str, Any]) -> list[Problem]:
 def _check_method(method: Mapping[str, Any]) -> list[Problem]:
     from seekr_lite.recipe_errors import nearest
 
-    name = method.get("name", "seekr")
+    name = method.get("name", DEFAULT_METHOD)
     if not isinstance(name, str) or name in METHODS or name in (known := method_names()):
         return []
     message = f'no method is called "{brief(name)}"{nearest(name, known)}; allowed: {", ".join(known)}'

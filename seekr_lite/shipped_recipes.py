@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
+from seekr_lite.method_defaults import METHOD_DEFAULTS
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -101,6 +102,8 @@ def _line(section: str, key: str, field: FieldInfo) -> str:
     if (section, key) in MINE:
         return f"{comment}{key} = {_toml(MINE[(section, key)])}\n"
     default = field.get_default()
+    if section == "method":
+        default = METHOD_DEFAULTS.get(MINE[("method", "name")], {}).get(key, default)
     return f"{comment}# {key} = {'...' if default is None else _toml(default)}\n"
 
 

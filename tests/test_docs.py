@@ -42,7 +42,7 @@ def test_the_method_of_the_extending_page_trains(beside_the_recipes: Path) -> No
 
 def test_every_method_is_described() -> None:
     text = (DOCS / "methods.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(registry.METHODS)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.M)) == set(registry.METHODS)
 
 
 def test_every_metric_and_extraction_is_described() -> None:

@@ -277,3 +277,29 @@ def test_the_recipe_reference_is_current() -> None:
     from scripts.make_recipe_reference import TARGET, reference
 
     assert TARGET.read_text(encoding="utf-8") == reference(), "run scripts/make_recipe_reference.py"
+
+
+def schedule_of(recipe: Recipe) -> tuple[str, float, float]:
+    return recipe.method.replay_step, recipe.method.replay_passes, recipe.method.attention_weight
+
+
+def test_a_method_brings_its_own_schedule_and_weight() -> None:
+    recipe = Recipe.from_dict({"base": {"model": "tiny"}, "data": {"format": "toy", "tasks": ("shade",)}})
+    assert recipe.method.name == "seekr"
+    assert schedule_of(recipe) == ("own", 12.0, 30.0)
+    paper = recipe.with_(method={"name": "seekr-paper"})
+    assert schedule_of(paper) == ("shared", 1.0, 1000.0)
+    assert schedule_of(paper.with_(method={"name": "seekr"})) == ("own", 12.0, 30.0)
+
+
+def test_what_a_recipe_sets_holds_for_every_method() -> None:
+    values = {"base": {"model": "tiny"}, "data": {"format": "toy", "tasks": ("shade",)}}
+    recipe = Recipe.from_dict({**values, "method": {"replay_passes": 12.0, "attention_weight": 5.0}})
+    assert schedule_of(recipe.with_(method={"name": "seekr-paper"})) == ("shared", 12.0, 5.0)
+    assert schedule_of(recipe.with_(run={"seed": 7}).with_(method={"name": "replay"})) == ("shared", 12.0, 5.0)
+
+
+def test_a_recipe_written_out_keeps_what_its_method_brought_along(tmp_path: Path) -> None:
+    recipe = Recipe.from_dict({"base": {"model": "tiny"}, "data": {"format": "toy", "tasks": ("shade",)}})
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    assert schedule_of(Recipe.from_toml(tmp_path / "recipe.toml")) == ("own", 12.0, 30.0)

@@ -19,6 +19,7 @@ METHODS: dict[str, str] = {
     "replay": "seekr_lite.methods.replay:Replay",
     "derpp": "seekr_lite.methods.derpp:DarkExperienceReplay",
     "seekr": "seekr_lite.methods.seekr:Seekr",
+    "seekr-paper": "seekr_lite.methods.seekr:PublishedSeekr",
     "ewc": "seekr_lite.methods.ewc:ElasticWeightConsolidation",
     "lwf": "seekr_lite.methods.lwf:LearningWithoutForgetting",
     "olora": "seekr_lite.methods.olora:OrthogonalLora",

@@ -154,3 +154,13 @@ class Seekr(DarkExperienceReplay):
         tensors = state.tensors
         self.scores[index:] = [HeadScores(tensors["sensitivity"], tensors["forgettability"], tensors["importance"])]
         self.chosen[index:] = [tuple((int(layer), int(head)) for layer, head in state.values["heads"])]
+
+
+class PublishedSeekr(Seekr):
+    """SEEKR as published: old rows are seen once an epoch, in the steps of new ones; attention_weight 1000.
+
+    The class is the same; the recipe's defaults are others (`method_defaults.py`).
+    """
+
+    name = "seekr-paper"
+    summary = "SEEKR with the paper's schedule and attention weight"

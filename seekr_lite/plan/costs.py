@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import exp, log
 from typing import TYPE_CHECKING
 
+from seekr_lite.method_defaults import SCORING_METHODS, TEACHING_METHODS
 from seekr_lite.methods.registry import method_class
 from seekr_lite.plan.schedule import EvaluationCount, StageCount
 from seekr_lite.plan.workload import Workload
@@ -79,7 +80,7 @@ def choose_speed(
     if tokens_per_second is None and parameters < SMALLEST_SCALED:
         return None
     train = 3 if recipe.train.checkpointing else 2
-    teacher = 1 if recipe.method.name in ("derpp", "seekr") else 0
+    teacher = 1 if recipe.method.name in TEACHING_METHODS else 0
     if tokens_per_second is None:
         one_pass = 3 * REFERENCE_TOKENS_PER_SECOND * REFERENCE_PARAMETERS / parameters
         source = (
@@ -110,7 +111,7 @@ def writing_speed(rows: int) -> float:
 
 def estimate_hours(recipe: Recipe, stages: Sequence[StageCount], evaluations: EvaluationCount, speed: Speed) -> Hours:
     """The run's tokens at these speeds."""
-    scored = sum(stage.memory_tokens for stage in stages) if recipe.method.name == "seekr" else 0
+    scored = sum(stage.memory_tokens for stage in stages) if recipe.method.name in SCORING_METHODS else 0
     seconds = (
         sum(stage.new_tokens for stage in stages) / speed.tokens_per_second,
         sum(stage.replay_tokens for stage in stages) / speed.replayed_per_second,

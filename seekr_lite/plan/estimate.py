@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.plan.account import MemoryAccount, SavedBytes, tensor_bytes
 from seekr_lite.plan.fake import fake_base, fake_tensors
 from seekr_lite.plan.phases import (
@@ -145,7 +146,7 @@ def held_heads(recipe: Recipe, layers: int, heads: int) -> int:
     """Heads that are held for each task: 0 but for seekr."""
     from seekr_lite.attention.selection import resolve_budgets
 
-    if recipe.method.name != "seekr":
+    if recipe.method.name not in SCORING_METHODS:
         return 0
     budget = resolve_budgets(recipe.method, layers, heads)[1]
     return layers * heads if recipe.method.selection == "all" else budget

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.plan.configs import model_config, planned_dtype
 from seekr_lite.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
 from seekr_lite.plan.estimate import ActivationPlan, AdapterBytes, Sizes, StepMemory, estimate_activations
@@ -132,7 +133,7 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: tor
     limit_gb = recipe.run.memory_limit_gb
     speed = choose_speed(recipe, base.parameters, sizes.generation, tokens_per_second)
     text = config.get_text_config()
-    scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if recipe.method.name == "seekr" else 0
+    scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if recipe.method.name in SCORING_METHODS else 0
     local = Path(recipe.base.model).expanduser().is_dir() or recipe.base.model == "tiny"
     most_tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
     most = recipe.train.batch_size, most_tested

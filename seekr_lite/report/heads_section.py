@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seekr_lite.errors import UserError
+from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.report.heads_table import ranges
 from seekr_lite.report.html_page import breakable, table, text
 from seekr_lite.report.run_facts import RunFacts
@@ -29,7 +30,7 @@ def heads_content(facts: RunFacts) -> str:
     try:
         heads = Heads.of_run(facts.folder)
     except UserError as error:
-        if facts.method == "seekr" or (facts.folder.path / HEADS_FOLDER).is_dir():
+        if facts.method in SCORING_METHODS or (facts.folder.path / HEADS_FOLDER).is_dir():
             return f'<p class="empty">The head scores cannot be read. {text(error)}</p>'
         return '<p class="empty">There are no head scores: only the method “seekr” scores heads.</p>'
     return _slider(heads) + "".join(_panel(task, index) for index, task in enumerate(heads.tasks)) + _changes(heads)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
+from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.replay_store import replay_store
 from seekr_lite.report.run_facts import RunFacts
 
@@ -64,7 +65,7 @@ def _heads(facts: RunFacts, problems: list[str]) -> dict[str, Any] | None:
     try:
         return Heads.of_run(facts.folder).to_json() if facts.learned else None
     except UserError as error:
-        if facts.method == "seekr" or (facts.folder.path / HEADS_FOLDER).is_dir():
+        if facts.method in SCORING_METHODS or (facts.folder.path / HEADS_FOLDER).is_dir():
             problems.append(str(error))
         return None
 
