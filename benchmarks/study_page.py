@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from statistics import fmean, median
 
 from benchmarks.study_charts import curves_chart
 from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, Gain, Judged, figures, gain_of, judge, overall
-from benchmarks.study_grid import Claim, Study, all_studies, study_variants
+from benchmarks.study_grid import Claim, Comparison, Study, all_studies, study_variants
 from benchmarks.study_results import Result, read_results
 from seekr_lite.comparison import Spread
-from seekr_lite.files import write_text
+from seekr_lite.files import read_json, write_text
 
 LEFT_OUT = {"tiny"}  # shows that studies work, and is no evidence
 INTRODUCTION = f"""# Results
@@ -31,6 +32,13 @@ there before the runs were made. Each run leaves one raw result, which has its s
   the same seed and order. *Gain* is how much better the first is, with a paired bootstrap interval of {LEVEL:.0%} (of
   few pairs such an interval is rather too narrow). *Better* holds where the interval lies above zero, and does not hold
   where it lies below; *level* is judged against a margin below zero: {{margins}}.
+"""
+TRIED = "tried"
+TRIED_TEXT = """Settings of SEEKR, and changes that the product does not have, each on three tasks that no study here
+learns but the one that chooses options; NLL of their validation rows after the last, mean of the tasks (± standard
+deviation where there are several seeds). The settings of `seekr` were chosen here. Rows that are made up (framed,
+written) were better still on the first sequence, and on a level with 64 more real rows; they are not in the product yet:
+one seed, and nothing known of long answers.
 """
 GAPS = ("nll", "op")
 COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
@@ -62,7 +70,28 @@ def build_page(results: Path, studies: Sequence[Study] | None = None) -> tuple[s
         parts += [_head(study, runs), *_tables(study, runs)]
         parts += [f"![{title}](images/results-{study.name}-{kind}.svg)\n" for kind, (title, _) in charts.items()]
         parts += [_claim(study, letter, claim, judge(claim, runs)) for letter, claim in study.claims.items()]
-    return "\n".join(parts), images
+    parts.append(_tried(results / TRIED))
+    return "\n".join(part for part in parts if part), images
+
+
+def _tried(folder: Path) -> str:
+    """What was tried to make SEEKR better (`benchmarks/tried.py`): a line for each trial, best first."""
+    found = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        return ""
+    sequences = sorted({one["sequence"] for one in found})
+    means: dict[tuple[str, str], list[float]] = {}
+    for one in found:
+        means.setdefault((one["name"], one["sequence"]), []).append(fmean(one["nll"]))
+    what = {one["name"]: one["what"] for one in found}
+    best_first = sorted(what, key=lambda name: [fmean(means.get((name, one), [inf])) for one in sequences])
+    heads = [f"{one}: {', '.join(next(t['tasks'] for t in found if t['sequence'] == one))}" for one in sequences]
+    lines = ["## What was tried\n", TRIED_TEXT]
+    lines += [f"| | what | {' | '.join(heads)} |", f"|---|---|{'---|' * len(sequences)}"]
+    for name in best_first:
+        cells = [_spread(means.get((name, one), []), MEASURES["nll"].digits) for one in sequences]
+        lines.append(f"| `{name}` | {what[name]} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "\n    python benchmarks/tried.py seekr --seed 100\n"])
 
 
 # ---------------------------------------------------------------------- a study
@@ -193,18 +222,29 @@ def _claim(study: Study, letter: str, claim: Claim, judged: Sequence[Judged]) ->
     by_measure = {name: [one for one in judged if one.measure == name] for name in claim.measures}
     verdicts = "; ".join(f"by {MEASURES[name].label}: **{overall(found)}**" for name, found in by_measure.items())
     lines = [f"### Claim {letter}: {claim.text}\n", f"{verdicts[0].upper()}{verdicts[1:]}.\n"]
-    lines += ["| | measure | pairs | gain | interval | |", "|---|---|---|---|---|---|"]
-    lines += [_judged(one) for one in judged]
+    measured = [one for one in judged if one.gain.pairs]
+    if measured:
+        lines += ["| | measure | pairs | gain | interval | |", "|---|---|---|---|---|---|", *map(_judged, measured)]
+    if len(measured) < len(judged):
+        lines.append(f"{'' if not measured else chr(10)}Not measured yet: {_missing(judged)}.")
     variants = dict.fromkeys(name for one in claim.comparisons for name in (one.first, one.than))
     lines.append(f"\n    python benchmarks/study.py {study.name} --only {','.join(variants)}\n")
     return "\n".join(lines)
 
 
+def _missing(judged: Sequence[Judged]) -> str:
+    return ", ".join(dict.fromkeys(_names(one.comparison) for one in judged if not one.gain.pairs))
+
+
+def _names(comparison: Comparison) -> str:
+    relation = "better than" if comparison.better else "level with"
+    return f"`{comparison.first}` {relation} `{comparison.than}`"
+
+
 def _judged(one: Judged) -> str:
-    relation = "better than" if one.comparison.better else "level with"
     mean, interval = _gain(one.gain, MEASURES[one.measure].digits)
-    names = f"`{one.comparison.first}` {relation} `{one.comparison.than}`"
-    return f"| {names} | {MEASURES[one.measure].label} | {one.gain.pairs} | {mean} | {interval} | {one.verdict} |"
+    label, pairs = MEASURES[one.measure].label, one.gain.pairs
+    return f"| {_names(one.comparison)} | {label} | {pairs} | {mean} | {interval} | {one.verdict} |"
 
 
 def _gain(gain: Gain, digits: int) -> tuple[str, str]:

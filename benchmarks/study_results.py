@@ -156,12 +156,12 @@ def general_text(wanted: GeneralText, recipe: Recipe) -> str:
 
     data = recipe.data.model_copy(update={"tasks": (wanted.task,), "test_limit": wanted.rows, "validation_rows": 0})
     prompts = [row.prompt for row in load_tasks(data)[0].test]
-    start = _shared_start(prompts)
-    end = _shared_start([prompt[:start:-1] for prompt in prompts])
+    start = shared_start(prompts)
+    end = shared_start([prompt[:start:-1] for prompt in prompts])
     return "\n\n".join(prompt[start : len(prompt) - end].strip() for prompt in prompts)
 
 
-def _shared_start(texts: Sequence[str]) -> int:
+def shared_start(texts: Sequence[str]) -> int:
     """How many characters all of several texts begin with."""
     if len(texts) < 2:
         return 0
