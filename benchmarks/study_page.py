@@ -37,8 +37,8 @@ TRIED = "tried"
 TRIED_TEXT = """Settings of SEEKR, and changes that the product does not have, each on three tasks that no study here
 learns but the one that chooses options; NLL of their validation rows after the last, mean of the tasks (± standard
 deviation where there are several seeds). The settings of `seekr` were chosen here. Rows that are made up (framed,
-written) were better still on the first sequence, and on a level with 64 more real rows; they are not in the product yet:
-one seed, and nothing known of long answers.
+written) were better still on the first sequence, and on a level with 64 more real rows; they are not in the product
+yet: one seed, and nothing known of long answers.
 """
 GAPS = ("nll", "op")
 COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")

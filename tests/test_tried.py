@@ -16,6 +16,7 @@ from seekr_lite.files import read_json
 TINY = (
     "base.model=tiny",
     "data.format=toy",
+    f"data.path={Path(__file__).parent}",  # toy tasks need none, but it must be there
     'data.tasks=["shade", "keeper"]',
     "data.train_limit=16",
     "data.test_limit=2",
