@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -177,6 +178,16 @@ def test_the_results_page_is_that_of_the_committed_raw_results() -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page, "python benchmarks/study.py --page"
     charts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "images").glob("results-*.svg")}
     assert charts == images
+
+
+def test_the_readme_claims_what_the_page_shows() -> None:
+    readme, page = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "results.md"))
+    claimed = re.search(r"^\| `method.name` \| runs \|.*?\n\n", readme, re.M | re.S)
+    assert claimed is not None
+    for line in claimed[0].strip().splitlines()[2:]:
+        name, runs, *figures = (cell.strip() for cell in line.strip("|").split("|"))
+        (shown,) = re.findall(rf"^\| {name} \| {runs} \|.*$", page, re.M)
+        assert set(figures) <= {cell.strip() for cell in shown.split("|")}
 
 
 def test_a_damaged_raw_result_is_said(tmp_path: Path) -> None:
