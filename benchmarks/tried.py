@@ -113,7 +113,6 @@ TRIALS = {
 # ---------------------------------------------------------------------- losses
 
 
-@register_method
 class TriedSeekr(Seekr):
     """SEEKR with logits of old prompts (`prompts`), and LwF on new rows (`new_rows`), each with its weight."""
 
@@ -263,6 +262,7 @@ class Tried:
 
 
 def try_out(name: str, sequence: str, seed: int, overrides: Sequence[str]) -> Tried:
+    register_method(TriedSeekr)
     trial, (study, changes) = TRIALS[name], SEQUENCES[sequence]
     sections = {section: dict(values) for section, values in find_study(study).recipe.items()}
     sections["data"] |= changes
