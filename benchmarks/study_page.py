@@ -35,8 +35,8 @@ there before the runs were made. Each run leaves one raw result, which has its s
 """
 TRIED = "tried"
 TRIED_TEXT = """Settings of SEEKR, and changes that the product does not have, each on three tasks that no study here
-learns but the one that chooses options; NLL of their validation rows after the last, mean of the tasks (± standard
-deviation where there are several seeds). The settings of `seekr` were chosen here. Rows that are made up (framed,
+learns but the one that chooses options; NLL of their validation rows after the last, mean of the tasks (one seed; ±
+standard deviation where there are more). The settings of `seekr` were chosen here. Rows that are made up (framed,
 written) were better still on the first sequence, and on a level with 64 more real rows; they are not in the product
 yet: one seed, and nothing known of long answers.
 """

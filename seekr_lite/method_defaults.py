@@ -1,7 +1,7 @@
 """What a method's name brings along: values of `[method]` where a recipe does not give them.
 
-The fields' own defaults are the paper's. Those of `seekr` won on validation rows (docs/results.md, "Better than the
-paper"); `seekr-paper` is the same method as published.
+The fields' own defaults are the paper's. Those of `seekr` won on validation rows (docs/results.md, "What was
+tried"); `seekr-paper` is the same method as published.
 """
 
 from __future__ import annotations
