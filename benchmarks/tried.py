@@ -37,6 +37,7 @@ from seekr_lite.evaluation.generate import generate, mean_answer_nll
 from seekr_lite.files import write_text
 from seekr_lite.learner import Learner
 from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span, answer_states
+from seekr_lite.methods.lfpt5 import SAMPLING
 from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.registry import register_method
@@ -208,12 +209,9 @@ def written(learner: Learner, old: Task, kept: Sequence[Example], count: int, se
                 input_ids=ids.expand(min(ROWS_AT_ONCE, count - len(found)), -1),
                 attention_mask=torch.ones_like(ids).expand(min(ROWS_AT_ONCE, count - len(found)), -1),
                 max_new_tokens=min(longest, LONGEST_WRITTEN),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=0.9,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                **SAMPLING,
             )
             found += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
     inputs = [text.partition(mark)[0].rstrip() for text in found]

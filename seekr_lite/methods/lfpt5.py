@@ -31,6 +31,7 @@ from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import seed_for
 
 ANSWER_TOKENS_AT_ONCE = 8192
+SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 0.9}  # of pseudo rows
 TRIES = 3  # times that pseudo rows are written anew where too many are empty
 
 
@@ -120,13 +121,10 @@ class Lfpt5(DarkExperienceReplay):
                     input_ids=ids.expand(wanted, -1),
                     attention_mask=torch.ones(wanted, len(ids), dtype=torch.long, device=device),
                     max_new_tokens=max_tokens,
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=0.9,
                     pad_token_id=tokenizer.pad_token_id,
                     eos_token_id=tokenizer.eos_token_id,
                     use_cache=True,
+                    **SAMPLING,
                 )
                 texts = tokenizer.batch_decode(output[:, len(ids) :], skip_special_tokens=True)
                 found += [text for text in texts if text.strip()]
