@@ -161,16 +161,17 @@ def study_points(
     _known("seed", seeds, study.seeds)
     _known("order", orders, study.order_names)
     return [
-        Point(study.name, variant, order, seed, _recipe(study, variants[variant], order, seed, overrides))
+        Point(study.name, variant, order, seed, study_recipe(study, variants[variant], order, seed, overrides))
         for seed in seeds or study.seeds
         for order in orders or study.order_names
         for variant in only or variants
     ]
 
 
-def _recipe(
+def study_recipe(
     study: Study, changes: Mapping[str, Mapping[str, Any]], order: str, seed: int, overrides: Sequence[str]
 ) -> Recipe:
+    """The study's recipe with overrides, then with changes. Raises `UserError` where it is wrong."""
     sections = {section: dict(values) for section, values in study.recipe.items()}
     for section, key, value in map(parse_override, overrides):
         sections.setdefault(section, {})[key] = value

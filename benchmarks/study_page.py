@@ -10,7 +10,7 @@ from statistics import fmean, median
 from benchmarks.study_charts import curves_chart
 from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, Gain, Judged, figures, gain_of, judge, overall
 from benchmarks.study_grid import Claim, Comparison, Study, all_studies, study_variants
-from benchmarks.study_results import Result, read_results
+from benchmarks.study_results import TRIED, Result, read_results
 from seekr_lite.comparison import Spread
 from seekr_lite.files import read_json, write_text
 
@@ -33,7 +33,6 @@ there before the runs were made. Each run leaves one raw result, which has its s
   few pairs such an interval is rather too narrow). *Better* holds where the interval lies above zero, and does not hold
   where it lies below; *level* is judged against a margin below zero: {{margins}}.
 """
-TRIED = "tried"
 TRIED_TEXT = """Settings of SEEKR, and changes that the product does not have, each on three tasks that no study here
 learns but the one that chooses options; NLL of their validation rows after the last, mean of the tasks (one seed; ±
 standard deviation where there are more). The settings of `seekr` were chosen here. Rows that are made up (framed,
@@ -221,19 +220,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _claim(study: Study, letter: str, claim: Claim, judged: Sequence[Judged]) -> str:
     by_measure = {name: [one for one in judged if one.measure == name] for name in claim.measures}
     verdicts = "; ".join(f"by {MEASURES[name].label}: **{overall(found)}**" for name, found in by_measure.items())
-    lines = [f"### Claim {letter}: {claim.text}\n", f"{verdicts[0].upper()}{verdicts[1:]}.\n"]
-    measured = [one for one in judged if one.gain.pairs]
-    if measured:
-        lines += ["| | measure | pairs | gain | interval | |", "|---|---|---|---|---|---|", *map(_judged, measured)]
-    if len(measured) < len(judged):
-        lines.append(f"{'' if not measured else chr(10)}Not measured yet: {_missing(judged)}.")
+    paragraphs = [f"### Claim {letter}: {claim.text}", f"{verdicts[0].upper()}{verdicts[1:]}."]
+    if measured := [_judged(one) for one in judged if one.gain.pairs]:
+        head = ["| | measure | pairs | gain | interval | |", "|---|---|---|---|---|---|"]
+        paragraphs.append("\n".join([*head, *measured]))
+    if missing := dict.fromkeys(_names(one.comparison) for one in judged if not one.gain.pairs):
+        paragraphs.append(f"Not measured yet: {', '.join(missing)}.")
     variants = dict.fromkeys(name for one in claim.comparisons for name in (one.first, one.than))
-    lines.append(f"\n    python benchmarks/study.py {study.name} --only {','.join(variants)}\n")
-    return "\n".join(lines)
-
-
-def _missing(judged: Sequence[Judged]) -> str:
-    return ", ".join(dict.fromkeys(_names(one.comparison) for one in judged if not one.gain.pairs))
+    paragraphs.append(f"    python benchmarks/study.py {study.name} --only {','.join(variants)}")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _names(comparison: Comparison) -> str:

@@ -22,6 +22,7 @@ from seekr_lite.recipe import MethodSettings, Recipe
 from seekr_lite.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
+TRIED = "tried"  # the folder of trials (`tried.py`) beside those of studies
 DIGITS = 5
 # Where things lie and how they are handled on a machine; a result does not hang on them.
 NO_SETTING = {"data.path", "base.device", "base.model", "evaluate.batch_tokens", "train.micro_batch_tokens"}

@@ -25,8 +25,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
 from benchmarks.method_cost import device_name
-from benchmarks.study_grid import find_study
-from benchmarks.study_results import RESULTS, shared_start
+from benchmarks.study_grid import ORDER, find_study, study_recipe
+from benchmarks.study_results import RESULTS, TRIED, shared_start
 from seekr_lite.attention.tap import HeadRecorder
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.data.batch import IGNORED, Batch
@@ -42,11 +42,9 @@ from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.registry import register_method
 from seekr_lite.methods.seekr import Seekr
-from seekr_lite.recipe import Recipe, parse_override
 from seekr_lite.seeds import seed_for
 from seekr_lite.versions import versions
 
-TRIED = "tried"  # the folder of raw results
 SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {  # the study whose recipe it is, and what differs
     "superni": ("options", {}),
     "trace": ("trace-3", {"tasks": ["ScienceQA", "C-STANCE", "Py150"]}),
@@ -261,13 +259,9 @@ class Tried:
 
 def try_out(name: str, sequence: str, seed: int, overrides: Sequence[str]) -> Tried:
     register_method(TriedSeekr)
-    trial, (study, changes) = TRIALS[name], SEQUENCES[sequence]
-    sections = {section: dict(values) for section, values in find_study(study).recipe.items()}
-    sections["data"] |= changes
-    for section, key, value in map(parse_override, overrides):
-        sections.setdefault(section, {})[key] = value
-    method = {**trial.method, "replay_step": trial.method.get("replay_step", "own")}
-    recipe = Recipe.from_dict({**sections, "method": {**method, "options": dict(trial.options)}, "run": {"seed": seed}})
+    trial, (study, data) = TRIALS[name], SEQUENCES[sequence]
+    method = {"replay_step": "own", **trial.method, "options": dict(trial.options)}
+    recipe = study_recipe(find_study(study), {"data": data, "method": method}, ORDER, seed, overrides)
     tasks, learner, started = gather_tasks(recipe, None, ()), Learner(recipe), time.monotonic()
     held_out = [encode_task_rows(learner.base.tokenizer, task.validation, recipe.data) for task in tasks]
     learned = _learn_all(learner, trial, tasks, held_out)
