@@ -1,4 +1,4 @@
-"""`docs/results.md` and its charts, from the studies and their raw results alone."""
+"""`docs/results.md`, its charts and the tables of the README, from the studies and their raw results alone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ there before the runs were made. Each run leaves one raw result, which has its s
 - **OP**: mean score of all tasks after the last, 0 to 100. **BWT**: how scores changed since their task was learned.
 - **NLL**: mean negative log-likelihood per answer token (nats) on {{rows}} held-out rows a task, after the last task;
   lower is better, and it is far less noisy than a score of small models. **NLL since learned**: how much it rose.
+- **learning, s**: median of the seconds of learning, with other runs beside it on the same machine: a rough figure.
 - **gap**: the share of the way from `sequential` (0%) to `joint` (100%) that a method recovers, on the same seeds.
 - Figures are mean ± standard deviation over the runs (seeds x orders). A claim needs {NEEDED_PAIRS} pairs of runs with
   the same seed and order. *Gain* is how much better the first is, with a paired bootstrap interval of {LEVEL:.0%} (of
@@ -41,29 +42,53 @@ yet: one seed, and nothing known of long answers.
 """
 GAPS = ("nll", "op")
 COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
+README_START, README_END = "<!-- made by `python benchmarks/study.py --page` -->\n", "<!-- made up to here -->\n"
+README_METHODS, README_COLUMNS = ("sequential", "replay", "derpp", "seekr", "joint"), ("op", "bwt", "nll")
 
 
-def write_page(docs: Path, results: Path) -> None:
-    """Writes `results.md` and `images/*.svg` into a folder. Raises `UserError` where a raw result is damaged."""
+def write_page(project: Path, results: Path) -> None:
+    """Writes `docs/results.md`, `docs/images/*.svg` and the tables of `README.md` of a project's folder.
+
+    Raises `UserError` where a raw result is damaged.
+    """
     page, images = build_page(results)
+    docs, readme = project / "docs", project / "README.md"
     write_text(docs / "results.md", page)
     for name, svg in images.items():
         (docs / "images").mkdir(exist_ok=True)
         write_text(docs / "images" / name, svg)
+    write_text(readme, readme_with_tables(readme.read_text(encoding="utf-8"), results))
+
+
+def readme_with_tables(readme: str, results: Path) -> str:
+    """The README with its tables anew: the main methods in each study that judges claims."""
+    before, rest = readme.split(README_START)
+    _, after = rest.split(README_END)
+    studies = [(study, runs) for study, runs in _with_results(results) if study.claims]
+    tables = [
+        _table(study, runs, f"{study.title}:\n\n", README_METHODS, README_COLUMNS, timed=False) + "\n"
+        for study, runs in studies
+    ]
+    return "".join([before, README_START, "\n", *tables, README_END, after])
+
+
+def _with_results(results: Path, studies: Sequence[Study] | None = None) -> list[tuple[Study, list[Result]]]:
+    """The studies (by default those that are evidence) of which there are raw results, with these."""
+    chosen = studies if studies is not None else [one for one in all_studies() if one.name not in LEFT_OUT]
+    found = [(study, read_results(results / study.name)) for study in chosen]
+    return [(study, runs) for study, runs in found if runs]
 
 
 def build_page(results: Path, studies: Sequence[Study] | None = None) -> tuple[str, dict[str, str]]:
     """The page, and its charts by file name."""
-    chosen = studies if studies is not None else [one for one in all_studies() if one.name not in LEFT_OUT]
-    found = {study.name: (study, read_results(results / study.name)) for study in chosen}
-    found = {name: (study, runs) for name, (study, runs) in found.items() if runs}
-    rows = sorted({run.settings["data.validation_rows"] for _, runs in found.values() for run in runs})
+    found = _with_results(results, studies)
+    rows = sorted({run.settings["data.validation_rows"] for _, runs in found for run in runs})
     margins = ", ".join(f"{kind.margin:g} ({kind.label})" for kind in MEASURES.values())
     parts = [INTRODUCTION.format(rows=" or ".join(map(str, rows)) or "the", margins=margins)]
     images: dict[str, str] = {}
     if not found:
         parts.append("There are no raw results yet.\n")
-    for study, runs in found.values():
+    for study, runs in found:
         charts = _charts(study, runs)
         images |= {f"results-{study.name}-{kind}.svg": svg for kind, (_, svg) in charts.items()}
         parts += [_head(study, runs), *_tables(study, runs)]
@@ -127,19 +152,28 @@ def _tables(study: Study, runs: Sequence[Result]) -> list[str]:
     return tables
 
 
-def _table(study: Study, runs: Sequence[Result], title: str) -> str:
-    shown = [name for name in COLUMNS if any(run.figure(name) is not None for run in runs)]
+def _table(
+    study: Study,
+    runs: Sequence[Result],
+    title: str,
+    variants: Sequence[str] | None = None,
+    columns: Sequence[str] = COLUMNS,
+    timed: bool = True,
+) -> str:
+    """variants: those that are shown, by default all of the study. timed: whether with the time that learning took."""
+    shown = [name for name in columns if any(run.figure(name) is not None for run in runs)]
     gaps = [f"gap ({MEASURES[name].label})" for name in GAPS]
-    head = ["method", "runs", "old rows", *(MEASURES[name].label for name in shown), *gaps, "learning, s"]
+    head = ["method", "runs", "old rows", *(MEASURES[name].label for name in shown), *gaps]
+    head += ["learning, s"] if timed else []
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for variant in study_variants(study):
+    for variant in variants or study_variants(study):
         own = [run for run in runs if run.variant == variant]
         if own:
             cells = [_spread([run.figure(name) for run in own], MEASURES[name].digits) for name in shown]
-            seconds = f"{median(run.learning_seconds for run in own):.0f}"
             cells += [_gap(own, runs, name) for name in GAPS]
+            cells += [f"{median(run.learning_seconds for run in own):.0f}"] if timed else []
             rows = f"{own[0].kept_rows / len(own[0].scores.tasks):g}" if own[0].kept_rows else "–"
-            lines.append(f"| `{variant}` | {len(own)} | {rows} | {' | '.join(cells)} | {seconds} |")
+            lines.append(f"| `{variant}` | {len(own)} | {rows} | {' | '.join(cells)} |")
     return title + "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,10 +11,11 @@ import pytest
 from benchmarks.study import main
 from benchmarks.study_claims import Gain, bootstrap_interval, gain_of, judge, verdict
 from benchmarks.study_grid import Claim, Comparison, Study, all_studies, find_study, study_points
-from benchmarks.study_page import build_page
-from benchmarks.study_results import RESULTS, Result, make_result, read_results, result_path, write_result
+from benchmarks.study_page import build_page, readme_with_tables
+from benchmarks.study_results import RESULTS, Result, make_result, read_results, result_path, settings_of, write_result
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.methods.lwf import LearningWithoutForgetting
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,6 +96,14 @@ def test_a_result_of_other_settings_is_no_result(tiny_results: Path, capsys: pyt
     arguments = ["tiny", "--only", "sequential", "--seeds", "0", "--results", str(tiny_results)]
     assert main([*arguments, "--set", "train.epochs=2"]) == 2
     assert "train.epochs" in capsys.readouterr().err
+
+
+def test_the_settings_of_a_result_are_what_the_method_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    [plain, strong] = study_points(find_study("options"), only=["lwf-1", "lwf-3"], seeds=[100])
+    assert settings_of(plain.recipe)["method.options.strength"] == 1.0
+    assert settings_of(strong.recipe)["method.options.strength"] == 3.0
+    monkeypatch.setitem(LearningWithoutForgetting.default_options, "temperature", 5.0)
+    assert settings_of(plain.recipe)["method.options.temperature"] == 5.0
 
 
 def test_a_result_comes_back_as_it_was_written(tiny_results: Path) -> None:
@@ -180,14 +188,10 @@ def test_the_results_page_is_that_of_the_committed_raw_results() -> None:
     assert charts == images
 
 
-def test_the_readme_claims_what_the_page_shows() -> None:
-    readme, page = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "results.md"))
-    claimed = re.search(r"^\| `method.name` \| runs \|.*?\n\n", readme, re.M | re.S)
-    assert claimed is not None
-    for line in claimed[0].strip().splitlines()[2:]:
-        name, runs, *figures = (cell.strip() for cell in line.strip("|").split("|"))
-        (shown,) = re.findall(rf"^\| {name} \| {runs} \|.*$", page, re.M)
-        assert set(figures) <= {cell.strip() for cell in shown.split("|")}
+def test_the_tables_of_the_readme_are_those_of_the_committed_raw_results() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "| `seekr` |" in readme
+    assert readme_with_tables(readme, RESULTS) == readme
 
 
 def test_a_damaged_raw_result_is_said(tmp_path: Path) -> None:
