@@ -116,8 +116,9 @@ class Heads:
             raise UserError(f"{folder.path}: this run has learned no task yet, so it holds no head scores")
         if folder.record.method not in SCORING_METHODS and not (folder.path / HEADS_FOLDER).is_dir():
             raise UserError(
-                f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", and only '
-                '"seekr" scores heads; `seekr-lite heads score RECIPE --task TASK --run RUN` scores them now'
+                f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", and heads '
+                f"are scored by {' and '.join(SCORING_METHODS)} alone; "
+                "`seekr-lite heads score RECIPE --task TASK --run RUN` scores them now"
             )
         tasks = []
         for index, stage in enumerate(stages):

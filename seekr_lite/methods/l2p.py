@@ -71,7 +71,7 @@ class LearningToPrompt(Method):
         "length": 5,
         "top": 4,
         "key_weight": 0.5,
-        "learning_rate_factor": 10.0,
+        "learning_rate_factor": 3.0,
     }
     option_ranges: ClassVar = {
         "pool": (1, 10_000),

@@ -25,7 +25,7 @@ class OrthogonalLora(Method):
     summary = "a fresh LoRA per task, orthogonal to the frozen earlier ones"
     growth = "stack"
     adapter_copies = 1
-    default_options: ClassVar = {"strength": 50.0}
+    default_options: ClassVar = {"strength": 500.0}
     option_ranges: ClassVar = {"strength": (0, 1e9)}
 
     def prepare_task(self, index: int) -> None:

@@ -23,7 +23,7 @@ class ProgressivePrompts(Method):
     name = "pp"
     summary = "a soft prompt per task in front of the frozen earlier ones, routed by the task's name"
     growth = "stack"
-    default_options: ClassVar = {"tokens": 10, "learning_rate_factor": 10.0}
+    default_options: ClassVar = {"tokens": 10, "learning_rate_factor": 30.0}
     option_ranges: ClassVar = {"tokens": (1, 10_000), "learning_rate_factor": (1e-6, 1e6)}
 
     @classmethod

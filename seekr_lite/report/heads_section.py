@@ -32,7 +32,7 @@ def heads_content(facts: RunFacts) -> str:
     except UserError as error:
         if facts.method in SCORING_METHODS or (facts.folder.path / HEADS_FOLDER).is_dir():
             return f'<p class="empty">The head scores cannot be read. {text(error)}</p>'
-        return '<p class="empty">There are no head scores: only the method “seekr” scores heads.</p>'
+        return f'<p class="empty">There are no head scores: {" and ".join(SCORING_METHODS)} alone score heads.</p>'
     return _slider(heads) + "".join(_panel(task, index) for index, task in enumerate(heads.tasks)) + _changes(heads)
 
 
