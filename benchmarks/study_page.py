@@ -74,7 +74,8 @@ def readme_with_tables(readme: str, results: Path) -> str:
 
 def _with_results(results: Path, studies: Sequence[Study] | None = None) -> list[tuple[Study, list[Result]]]:
     """The studies (by default those that are evidence) of which there are raw results, with these."""
-    chosen = studies if studies is not None else [one for one in all_studies() if one.name not in LEFT_OUT]
+    judging_first = sorted(all_studies(), key=lambda study: not study.claims)
+    chosen = studies if studies is not None else [one for one in judging_first if one.name not in LEFT_OUT]
     found = [(study, read_results(results / study.name)) for study in chosen]
     return [(study, runs) for study, runs in found if runs]
 
