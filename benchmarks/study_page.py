@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, mode
 
 from benchmarks.study_charts import curves_chart
 from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, Gain, Judged, figures, gain_of, judge, overall
@@ -27,7 +27,8 @@ there before the runs were made. Each run leaves one raw result, which has its s
 - **OP**: mean score of all tasks after the last, 0 to 100. **BWT**: how scores changed since their task was learned.
 - **NLL**: mean negative log-likelihood per answer token (nats) on {{rows}} held-out rows a task, after the last task;
   lower is better, and it is far less noisy than a score of small models. **NLL since learned**: how much it rose.
-- **learning, s**: median of the seconds of learning, with other runs beside it on the same machine: a rough figure.
+- **learning, s**: median of the seconds of learning on the device that most runs of a study had, with other runs beside
+  it: a rough figure.
 - **gap**: the share of the way from `sequential` (0%) to `joint` (100%) that a method recovers, on the same seeds.
 - Figures are mean ± standard deviation over the runs (seeds x orders). A claim needs {NEEDED_PAIRS} pairs of runs with
   the same seed and order. *Gain* is how much better the first is, with a paired bootstrap interval of {LEVEL:.0%} (of
@@ -166,13 +167,15 @@ def _table(
     gaps = [f"gap ({MEASURES[name].label})" for name in GAPS]
     head = ["method", "runs", "old rows", *(MEASURES[name].label for name in shown), *gaps]
     head += ["learning, s"] if timed else []
+    usual_device = mode(run.device for run in runs)
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for variant in variants or study_variants(study):
         own = [run for run in runs if run.variant == variant]
         if own:
             cells = [_spread([run.figure(name) for run in own], MEASURES[name].digits) for name in shown]
             cells += [_gap(own, runs, name) for name in GAPS]
-            cells += [f"{median(run.learning_seconds for run in own):.0f}"] if timed else []
+            seconds = [run.learning_seconds for run in own if run.device == usual_device]
+            cells += [f"{median(seconds):.0f}" if seconds else "–"] if timed else []
             rows = f"{own[0].kept_rows / len(own[0].scores.tasks):g}" if own[0].kept_rows else "–"
             lines.append(f"| `{variant}` | {len(own)} | {rows} | {' | '.join(cells)} |")
     return title + "\n".join(lines) + "\n"
