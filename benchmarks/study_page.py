@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, median, mode
 
 from benchmarks.study_charts import curves_chart
-from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, Gain, Judged, figures, gain_of, judge, overall
+from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, OPEN, Gain, Judged, figures, gain_of, judge, overall
 from benchmarks.study_grid import Claim, Comparison, Study, all_studies, study_variants
 from benchmarks.study_results import TRIED, Result, read_results
 from seekr_lite.comparison import Spread
@@ -88,8 +88,7 @@ def build_page(results: Path, studies: Sequence[Study] | None = None) -> tuple[s
     margins = ", ".join(f"{kind.margin:g} ({kind.label})" for kind in MEASURES.values())
     parts = [INTRODUCTION.format(rows=" or ".join(map(str, rows)) or "the", margins=margins)]
     images: dict[str, str] = {}
-    if not found:
-        parts.append("There are no raw results yet.\n")
+    parts.append(_in_short(found) if found else "There are no raw results yet.\n")
     for study, runs in found:
         charts = _charts(study, runs)
         images |= {f"results-{study.name}-{kind}.svg": svg for kind, (_, svg) in charts.items()}
@@ -98,6 +97,15 @@ def build_page(results: Path, studies: Sequence[Study] | None = None) -> tuple[s
         parts += [_claim(study, letter, claim, judge(claim, runs)) for letter, claim in study.claims.items()]
     parts.append(_tried(results / TRIED))
     return "\n".join(part for part in parts if part), images
+
+
+def _in_short(found: Sequence[tuple[Study, Sequence[Result]]]) -> str:
+    """The verdict of every claim, study by study."""
+    lines = ["## In short\n", "| study | claim | verdict |", "|---|---|---|"]
+    for study, runs in found:
+        for letter, claim in study.claims.items():
+            lines.append(f"| {study.title} | {letter}: {claim.text} | {_verdicts(claim, judge(claim, runs))} |")
+    return "\n".join([*lines, ""])
 
 
 def _tried(folder: Path) -> str:
@@ -256,9 +264,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _claim(study: Study, letter: str, claim: Claim, judged: Sequence[Judged]) -> str:
-    by_measure = {name: [one for one in judged if one.measure == name] for name in claim.measures}
-    verdicts = "; ".join(f"by {MEASURES[name].label}: **{overall(found)}**" for name, found in by_measure.items())
-    paragraphs = [f"### Claim {letter}: {claim.text}", f"{verdicts[0].upper()}{verdicts[1:]}."]
+    paragraphs = [f"### Claim {letter}: {claim.text}", f"{_verdicts(claim, judged)}."]
     if measured := [_judged(one) for one in judged if one.gain.pairs]:
         head = ["| | measure | pairs | gain | interval | |", "|---|---|---|---|---|---|"]
         paragraphs.append("\n".join([*head, *measured]))
@@ -267,6 +273,19 @@ def _claim(study: Study, letter: str, claim: Claim, judged: Sequence[Judged]) ->
     variants = dict.fromkeys(name for one in claim.comparisons for name in (one.first, one.than))
     paragraphs.append(f"    python benchmarks/study.py {study.name} --only {','.join(variants)}")
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _verdicts(claim: Claim, judged: Sequence[Judged]) -> str:
+    by_measure = {name: [one for one in judged if one.measure == name] for name in claim.measures}
+    verdicts = "; ".join(f"by {MEASURES[name].label}: {_overall(found)}" for name, found in by_measure.items())
+    return verdicts[0].upper() + verdicts[1:]
+
+
+def _overall(judged: Sequence[Judged]) -> str:
+    pairs = min(one.gain.pairs for one in judged)
+    if (verdict := overall(judged)) == OPEN and pairs < NEEDED_PAIRS:
+        return f"**{OPEN}** ({pairs} pairs so far)" if pairs else "not measured yet"
+    return f"**{verdict}**"
 
 
 def _names(comparison: Comparison) -> str:
