@@ -37,12 +37,15 @@ from seekr_lite.evaluation.generate import generate, mean_answer_nll
 from seekr_lite.files import write_text
 from seekr_lite.learner import Learner
 from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span, answer_states
+from seekr_lite.methods.ewc import ElasticWeightConsolidation
 from seekr_lite.methods.lfpt5 import SAMPLING
 from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.registry import register_method
 from seekr_lite.methods.seekr import Seekr
+from seekr_lite.recipe import MethodSettings
 from seekr_lite.seeds import seed_for
+from seekr_lite.snapshots import SnapshotSequence
 from seekr_lite.versions import versions
 
 SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {  # the study whose recipe it is, and what differs
@@ -98,6 +101,11 @@ TRIALS = {
     "seekr-logits": Trial("4 passes, logits with 8 times the weight", _seekr(logits_weight=4.0)),
     "seekr-prompts": Trial("4 passes, logits of the prompts too", _seekr(), {"prompts": 1.0}),
     "seekr-lwf": Trial("4 passes, LwF on the new rows", _seekr(), {"new_rows": 1.0}),
+    "ewc": Trial("EWC with its default strength, nothing is kept", {"name": "ewc"}),
+    "seekr-ewc": Trial("12 passes, EWC on the new rows", _seekr(OFTEN), {"consolidation": 1e4}),
+    "seekr-ewc-1e3": Trial("12 passes, EWC of a tenth the strength", _seekr(OFTEN), {"consolidation": 1e3}),
+    "seekr-ewc-passes4": Trial("4 passes, EWC on the new rows", _seekr(), {"consolidation": 1e4}),
+    "derpp-ewc": Trial("DER++, 12 passes, EWC on the new rows", _seekr(OFTEN, **NO_ATTENTION), {"consolidation": 1e4}),
     "seekr-averaged": Trial("4 passes, mean of each adapter and the one before", _seekr(), averaged=0.5),
     "seekr-framed": Trial("1.5 passes, and 32 new rows in the frame of the old task", _seekr(1.5), framed=32),
     "seekr-written": Trial("1.5 passes, and 32 rows that the base writes", _seekr(1.5), written=32),
@@ -113,16 +121,33 @@ TRIALS = {
 
 
 class TriedSeekr(Seekr):
-    """SEEKR with logits of old prompts (`prompts`), and LwF on new rows (`new_rows`), each with its weight."""
+    """SEEKR with logits of old prompts (`prompts`), LwF on new rows (`new_rows`), and EWC's penalty beside new rows
+    (`consolidation`), each with its weight."""
 
     name = "seekr-tried"
-    default_options: ClassVar = {"prompts": 0.0, "new_rows": 0.0}
+    default_options: ClassVar = {"prompts": 0.0, "new_rows": 0.0, "consolidation": 0.0}
+    reviews_rows = True
+
+    def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
+        super().__init__(settings, adapters, seed)
+        ewc = settings.model_copy(update={"options": {"strength": self.options["consolidation"]}})
+        self.consolidation = ElasticWeightConsolidation(ewc, adapters, seed) if self.options["consolidation"] else None
 
     def prepare_task(self, index: int) -> None:
         self.before = index - 1
+        if self.consolidation:
+            self.consolidation.prepare_task(index)
+
+    def review_task(self, index: int, rows: Sequence[EncodedExample]) -> None:
+        super().review_task(index, rows)
+        if self.consolidation:
+            self.consolidation.review_task(index, rows)
 
     def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
         terms, weight = super().new_task_loss(batch, totals), float(self.options["new_rows"])
+        if self.consolidation and self.consolidation.fisher:
+            penalty = self.consolidation.penalty() * len(batch.labels) / totals.rows
+            terms.append(LossTerm("consolidation", penalty, float(self.options["consolidation"]) / 2))
         if self.before < 0 or not weight:
             return terms
         with self.adapters.acting_as(self.before):

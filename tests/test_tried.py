@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ def test_the_labels_of_a_prompt_are_its_tokens_one_to_the_left() -> None:
     assert prompt_labels(batch).tolist() == [[6, 7, IGNORED], [IGNORED, IGNORED, IGNORED]]
 
 
-@pytest.mark.parametrize("name", ["joint", "seekr", "seekr-prompts", "seekr-lwf", "seekr-written", "seekr-framed"])
+@pytest.mark.parametrize(
+    "name", ["joint", "seekr", "seekr-prompts", "seekr-lwf", "seekr-ewc", "seekr-written", "seekr-framed"]
+)
 def test_a_trial_learns_all_tasks(name: str, tmp_path: Path) -> None:
     tried = try_out(name, "superni", 0, TINY)
     assert len(tried.nll) == 2
@@ -52,6 +55,14 @@ def test_a_trial_learns_all_tasks(name: str, tmp_path: Path) -> None:
     write_tried(tmp_path, tried)
     values = read_json(tmp_path / f"superni-{name}-seed0.json")
     assert values["what"] == TRIALS[name].what
+
+
+def test_ewc_beside_seekr_holds_the_weights_of_the_old_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRIALS, "held", replace(TRIALS["seekr-ewc"], options={"consolidation": 1e9}))
+    steps = (*TINY, "train.epochs=4")  # at the first step nothing has moved yet
+    held, free = (try_out(name, "superni", 0, steps) for name in ("held", "seekr"))
+    assert held.nll_learned[0] == free.nll_learned[0]  # there is nothing to hold yet
+    assert held.nll_learned[1] > free.nll_learned[1]
 
 
 def test_the_mean_of_two_adapters_lies_between_them() -> None:
