@@ -44,7 +44,8 @@ yet: one seed, and nothing known of long answers.
 GAPS = ("nll", "op")
 COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
 README_START, README_END = "<!-- made by `python benchmarks/study.py --page` -->\n", "<!-- made up to here -->\n"
-README_METHODS, README_COLUMNS = ("sequential", "replay", "derpp", "seekr", "joint"), ("op", "bwt", "nll")
+README_METHODS = ("sequential", "lwf", "ewc", "replay", "derpp", "seekr", "joint")
+README_COLUMNS = ("op", "bwt", "nll")
 
 
 def write_page(project: Path, results: Path) -> None:
