@@ -1,7 +1,7 @@
 """A study: one recipe, varied in a grid of variants, seeds and orders of the tasks, and the claims it is to judge.
 
 A study is a TOML file in `benchmarks/studies/`. It is written and committed before its runs are made: what is compared
-with what, and what would count as a difference, is not chosen afterwards.
+with what, and what would count as a difference, is not chosen afterwards. A claim that is, says so in its text.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from statistics import fmean, median, mode
@@ -22,7 +22,8 @@ This page is made from the raw results in `benchmarks/results/` by
     python benchmarks/study.py --page
 
 and nothing on it is written by hand. A study is a file in `benchmarks/studies/`: what is compared with what was written
-there before the runs were made. Each run leaves one raw result, which has its settings, seed, versions and device.
+there before the runs were made; a claim that came up later says so. Each run leaves one raw result, which has its
+settings, seed, versions and device.
 
 - **OP**: mean score of all tasks after the last, 0 to 100. **BWT**: how scores changed since their task was learned.
 - **NLL**: mean negative log-likelihood per answer token (nats) on {{rows}} held-out rows a task, after the last task;
@@ -89,23 +90,27 @@ def build_page(results: Path, studies: Sequence[Study] | None = None) -> tuple[s
     margins = ", ".join(f"{kind.margin:g} ({kind.label})" for kind in MEASURES.values())
     parts = [INTRODUCTION.format(rows=" or ".join(map(str, rows)) or "the", margins=margins)]
     images: dict[str, str] = {}
-    parts.append(_in_short(found) if found else "There are no raw results yet.\n")
+    judged = {
+        (study.name, letter): judge(claim, runs) for study, runs in found for letter, claim in study.claims.items()
+    }
+    parts.append(_in_short([study for study, _ in found], judged) if found else "There are no raw results yet.\n")
     for study, runs in found:
         charts = _charts(study, runs)
         images |= {f"results-{study.name}-{kind}.svg": svg for kind, (_, svg) in charts.items()}
         parts += [_head(study, runs), *_tables(study, runs)]
         parts += [f"![{title}](images/results-{study.name}-{kind}.svg)\n" for kind, (title, _) in charts.items()]
-        parts += [_claim(study, letter, claim, judge(claim, runs)) for letter, claim in study.claims.items()]
+        parts += [_claim(study, letter, claim, judged[study.name, letter]) for letter, claim in study.claims.items()]
     parts.append(_tried(results / TRIED))
     return "\n".join(part for part in parts if part), images
 
 
-def _in_short(found: Sequence[tuple[Study, Sequence[Result]]]) -> str:
+def _in_short(studies: Sequence[Study], judged: Mapping[tuple[str, str], Sequence[Judged]]) -> str:
     """The verdict of every claim, study by study."""
     lines = ["## In short\n", "| study | claim | verdict |", "|---|---|---|"]
-    for study, runs in found:
+    for study in studies:
         for letter, claim in study.claims.items():
-            lines.append(f"| {study.title} | {letter}: {claim.text} | {_verdicts(claim, judge(claim, runs))} |")
+            verdicts = _verdicts(claim, judged[study.name, letter])
+            lines.append(f"| {study.title} | {letter}: {claim.text} | {verdicts} |")
     return "\n".join([*lines, ""])
 
 
@@ -285,7 +290,7 @@ def _verdicts(claim: Claim, judged: Sequence[Judged]) -> str:
 def _overall(judged: Sequence[Judged]) -> str:
     pairs = min(one.gain.pairs for one in judged)
     if (verdict := overall(judged)) == OPEN and pairs < NEEDED_PAIRS:
-        return f"**{OPEN}** ({pairs} pairs so far)" if pairs else "not measured yet"
+        return f"**{OPEN}** ({pairs} of {NEEDED_PAIRS} pairs)" if pairs else "not measured yet"
     return f"**{verdict}**"
 
 

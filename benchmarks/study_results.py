@@ -104,14 +104,13 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     """`section.key` -> value, as JSON has it, of what a result hangs on; of a method that keeps no rows, nothing of
     how they would be replayed. `method.options.key` is what the method takes, its own defaults too."""
     method = method_class(recipe.method.name)
-    unused = set() if method.replays or method.keeps_samples else REPLAY_KEYS
+    left_out = NO_SETTING | {"method.options"} | (set() if method.replays or method.keeps_samples else REPLAY_KEYS)
     settings = {
         f"{section}.{key}": list(value) if isinstance(value, tuple) else value
         for section, values in recipe.model_dump().items()
         for key, value in values.items()
-        if section != "run" and f"{section}.{key}" not in NO_SETTING | unused
+        if section != "run" and f"{section}.{key}" not in left_out
     }
-    del settings["method.options"]
     return settings | {f"method.options.{key}": value for key, value in method.read_options(recipe.method).items()}
 
 

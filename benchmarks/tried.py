@@ -145,9 +145,7 @@ class TriedSeekr(Seekr):
 
     def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
         terms, weight = super().new_task_loss(batch, totals), float(self.options["new_rows"])
-        if self.consolidation and self.consolidation.fisher:
-            penalty = self.consolidation.penalty() * len(batch.labels) / totals.rows
-            terms.append(LossTerm("consolidation", penalty, float(self.options["consolidation"]) / 2))
+        terms += self.consolidation.penalty_terms(batch, totals) if self.consolidation else []
         if self.before < 0 or not weight:
             return terms
         with self.adapters.acting_as(self.before):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from benchmarks.study_page import build_page, readme_with_tables
 from benchmarks.study_results import RESULTS, Result, make_result, read_results, result_path, settings_of, write_result
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.files import write_text
 from seekr_lite.methods.lwf import LearningWithoutForgetting
 
 ROOT = Path(__file__).parents[1]
@@ -179,6 +181,14 @@ def test_the_page_has_the_figures_of_the_raw_results(tiny_results: Path) -> None
     for name, svg in images.items():
         assert f"images/{name}" in page
         assert ElementTree.fromstring(svg).get("role") == "img"
+
+
+def test_one_pair_decides_nothing(tiny_results: Path, tmp_path: Path) -> None:
+    (plain,) = [run for run in read_results(tiny_results / "tiny") if run.variant == "sequential"]
+    for run in (plain, with_nll(plain, "seekr", plain.seed, 0.1)):
+        write_text(tmp_path / "tiny" / f"{run.variant}.json", json.dumps(run.to_json()))
+    page, _ = build_page(tmp_path, [find_study("tiny")])
+    assert "By NLL: **undecided** (1 of 5 pairs)" in page
 
 
 def test_the_results_page_is_that_of_the_committed_raw_results() -> None:

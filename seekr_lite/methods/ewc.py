@@ -49,12 +49,14 @@ class ElasticWeightConsolidation(Method):
         self.fisher = {name: tensor.to(device) for name, tensor in self._kept(index - 1).items()}
 
     def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
-        terms = super().new_task_loss(batch, totals)
-        if self.fisher:
-            share = len(batch.labels) / totals.rows  # of the step, which may have several micro-batches
-            strength = float(self.options["strength"])
-            terms.append(LossTerm("weight_consolidation", self.penalty() * share, strength / 2))
-        return terms
+        return [*super().new_task_loss(batch, totals), *self.penalty_terms(batch, totals)]
+
+    def penalty_terms(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
+        """The penalty with its weight; none while the first task is learned."""
+        if not self.fisher:
+            return []
+        share = len(batch.labels) / totals.rows  # of the step, which may have several micro-batches
+        return [LossTerm("weight_consolidation", self.penalty() * share, float(self.options["strength"]) / 2)]
 
     def penalty(self) -> torch.Tensor:
         """sum_i F_i (w_i - w*_i)^2."""
