@@ -1,4 +1,4 @@
-"""`docs/results.md`, its charts and the tables of the README, from the studies and their raw results alone."""
+"""`docs/results.md`, its charts and the part of the README, from the studies and their raw results alone."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
 README_START, README_END = "<!-- made by `python benchmarks/study.py --page` -->\n", "<!-- made up to here -->\n"
 README_METHODS = ("sequential", "lwf", "ewc", "replay", "derpp", "seekr", "joint")
 README_COLUMNS = ("op", "bwt", "nll")
+README_CLAIMS = ("lead", "ewc", "b", "c", "d", "e", "f")
 
 
 def write_page(project: Path, results: Path) -> None:
-    """Writes `docs/results.md`, `docs/images/*.svg` and the tables of `README.md` of a project's folder.
+    """Writes `docs/results.md`, `docs/images/*.svg` and the tables and verdicts of `README.md` of a project's folder.
 
     Raises `UserError` where a raw result is damaged.
     """
@@ -60,19 +61,25 @@ def write_page(project: Path, results: Path) -> None:
     for name, svg in images.items():
         (docs / "images").mkdir(exist_ok=True)
         write_text(docs / "images" / name, svg)
-    write_text(readme, readme_with_tables(readme.read_text(encoding="utf-8"), results))
+    write_text(readme, readme_with_results(readme.read_text(encoding="utf-8"), results))
 
 
-def readme_with_tables(readme: str, results: Path) -> str:
-    """The README with its tables anew: the main methods in each study that judges claims."""
+def readme_with_results(readme: str, results: Path) -> str:
+    """The README with its tables and verdicts anew: the main methods and claims in each study that judges claims."""
     before, rest = readme.split(README_START)
     _, after = rest.split(README_END)
-    studies = [(study, runs) for study, runs in _with_results(results) if study.claims]
-    tables = [
-        _table(study, runs, f"{study.title}:\n\n", README_METHODS, README_COLUMNS, timed=False) + "\n"
-        for study, runs in studies
-    ]
-    return "".join([before, README_START, "\n", *tables, README_END, after])
+    parts = []
+    for study, runs in _with_results(results):
+        if study.claims:
+            parts += [_table(study, runs, f"{study.title}:\n\n", README_METHODS, README_COLUMNS, timed=False), "\n"]
+            parts += [f"- {line}\n" for line in _readme_verdicts(study, runs)] + ["\n"]
+    return "".join([before, README_START, "\n", *parts, README_END, after])
+
+
+def _readme_verdicts(study: Study, runs: Sequence[Result]) -> list[str]:
+    claims = [study.claims[letter] for letter in README_CLAIMS if letter in study.claims]
+    judged = [(claim, judge(claim, runs)) for claim in claims]
+    return [f"{claim.text[0].upper()}{claim.text[1:]}. {_verdicts(claim, found)}." for claim, found in judged]
 
 
 def _with_results(results: Path, studies: Sequence[Study] | None = None) -> list[tuple[Study, list[Result]]]:
@@ -282,8 +289,11 @@ def _claim(study: Study, letter: str, claim: Claim, judged: Sequence[Judged]) ->
 
 
 def _verdicts(claim: Claim, judged: Sequence[Judged]) -> str:
-    by_measure = {name: [one for one in judged if one.measure == name] for name in claim.measures}
-    verdicts = "; ".join(f"by {MEASURES[name].label}: {_overall(found)}" for name, found in by_measure.items())
+    measures: dict[str, list[str]] = {}
+    for name in claim.measures:
+        verdict = _overall([one for one in judged if one.measure == name])
+        measures.setdefault(verdict, []).append(MEASURES[name].label)
+    verdicts = "; ".join(f"by {', '.join(labels)}: {verdict}" for verdict, labels in measures.items())
     return verdicts[0].upper() + verdicts[1:]
 
 

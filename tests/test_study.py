@@ -12,7 +12,7 @@ import pytest
 from benchmarks.study import main
 from benchmarks.study_claims import Gain, bootstrap_interval, gain_of, judge, verdict
 from benchmarks.study_grid import Claim, Comparison, Study, all_studies, find_study, study_points
-from benchmarks.study_page import build_page, readme_with_tables
+from benchmarks.study_page import build_page, readme_with_results
 from benchmarks.study_results import RESULTS, Result, make_result, read_results, result_path, settings_of, write_result
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
@@ -177,18 +177,23 @@ def test_the_page_has_the_figures_of_the_raw_results(tiny_results: Path) -> None
         board: Scoreboard = result.scores
         assert f"| `{result.variant}` | 1 |" in page
         assert f"{board.nll:.3f}" in page
-    assert "By NLL: not measured yet" in page  # of the two that the claim compares, only one has run
+    assert "By NLL, OP: not measured yet" in page  # of the two that the claim compares, only one has run
     for name, svg in images.items():
         assert f"images/{name}" in page
         assert ElementTree.fromstring(svg).get("role") == "img"
 
 
-def test_one_pair_decides_nothing(tiny_results: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pairs", "verdicts"),
+    [(1, "By NLL, OP: **undecided** (1 of 5 pairs)"), (5, "By NLL: **holds**; by OP: **undecided**")],
+)
+def test_one_pair_decides_nothing_and_five_do(tiny_results: Path, tmp_path: Path, pairs: int, verdicts: str) -> None:
     (plain,) = [run for run in read_results(tiny_results / "tiny") if run.variant == "sequential"]
-    for run in (plain, with_nll(plain, "seekr", plain.seed, 0.1)):
-        write_text(tmp_path / "tiny" / f"{run.variant}.json", json.dumps(run.to_json()))
+    for seed in range(pairs):  # the NLL is better, the scores are the same
+        for run in (with_nll(plain, "sequential", seed, 0.9), with_nll(plain, "seekr", seed, 0.1)):
+            write_text(tmp_path / "tiny" / f"{run.variant}-{seed}.json", json.dumps(run.to_json()))
     page, _ = build_page(tmp_path, [find_study("tiny")])
-    assert "By NLL: **undecided** (1 of 5 pairs)" in page
+    assert f"| {verdicts} |" in page
 
 
 def test_the_results_page_is_that_of_the_committed_raw_results() -> None:
@@ -198,10 +203,11 @@ def test_the_results_page_is_that_of_the_committed_raw_results() -> None:
     assert charts == images
 
 
-def test_the_tables_of_the_readme_are_those_of_the_committed_raw_results() -> None:
+def test_the_tables_and_verdicts_of_the_readme_are_those_of_the_committed_raw_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "| `seekr` |" in readme
-    assert readme_with_tables(readme, RESULTS) == readme
+    assert "By OP, BWT, NLL, NLL since learned: **holds**" in readme
+    assert readme_with_results(readme, RESULTS) == readme
 
 
 def test_a_damaged_raw_result_is_said(tmp_path: Path) -> None:
