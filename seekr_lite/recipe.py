@@ -235,13 +235,16 @@ class Recipe(Section):
     def with_(self, **sections: Mapping[str, Any]) -> Recipe:
         """A copy with some keys changed: `recipe.with_(method={"name": "replay"}, run={"seed": 1})`.
 
-        Keys of `[method]` that were never set are those of the method, also where its name changes.
+        Keys of `[method]` that were never set are those of the method, also where its name changes; then `options`,
+        which are the other method's own, are left out.
 
         Raises:
             UserError: an unknown section or key, or a value that is not allowed.
         """
         values = self.model_dump()
         values["method"] = self.method.model_dump(exclude_unset=True)
+        if sections.get("method", {}).get("name", self.method.name) != self.method.name:
+            values["method"].pop("options", None)
         for section, changes in sections.items():
             if isinstance(values.get(section), dict):
                 values[section] = {**values[section], **changes}

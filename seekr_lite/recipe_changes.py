@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from seekr_lite.errors import UserError
+from seekr_lite.methods.registry import with_options
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
 
@@ -22,13 +25,8 @@ HARMLESS_KEYS = {
 def check_continues(folder: RunFolder, recipe: Recipe) -> None:
     """Refuses a recipe that would change what the folder has learned; appended tasks go on with it."""
     old_recipe = folder.recipe()
-    before, now = old_recipe.model_dump(), recipe.model_dump()
-    differing = [
-        f"{section}.{key}"
-        for section, values in now.items()
-        for key, value in values.items()
-        if value != before[section][key] and f"{section}.{key}" not in HARMLESS_KEYS
-    ]
+    before, now = _values(old_recipe, recipe), _values(recipe, old_recipe)
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in HARMLESS_KEYS]
     old_tasks, new_tasks = old_recipe.data.tasks, recipe.data.tasks
     appended = new_tasks[: len(old_tasks)] == old_tasks
     same_epochs = all(recipe.epochs_of(i) == old_recipe.epochs_of(i) for i in range(len(old_tasks)))
@@ -46,3 +44,12 @@ def check_continues(folder: RunFolder, recipe: Recipe) -> None:
         raise UserError(
             f"{folder.path}: a joint run has learned all its tasks at once and takes no more; name another folder"
         )
+
+
+def _values(recipe: Recipe, other: Recipe) -> dict[str, Any]:
+    """`section.key` -> value. Options of a method are written out where those of the two recipes differ as they stand:
+    a method's defaults may have changed since."""
+    if recipe.method.options != other.method.options:
+        recipe = with_options(recipe)
+    values = {f"{section}.{key}": value for section, part in recipe.model_dump().items() for key, value in part.items()}
+    return values | {f"method.options.{key}": value for key, value in values.pop("method.options").items()}

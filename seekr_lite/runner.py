@@ -19,6 +19,7 @@ from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.files import writing
 from seekr_lite.lock import locked
+from seekr_lite.methods.registry import with_options
 from seekr_lite.phase_costs import TESTING, phase_cost
 from seekr_lite.processes import Processes, launched_alone
 from seekr_lite.progress import Listener, Listeners
@@ -232,7 +233,7 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_toml(recipe, overrides)
     path = Path(output or recipe.run.output or "runs/run")
-    recipe = recipe.with_(run={"output": str(path)})
+    recipe = with_options(recipe.with_(run={"output": str(path)}))  # a run goes on with these, whatever defaults become
     stop = StopRequest()
     processes = Processes.launched(choose_device(recipe.base.device), stop)
     if listener is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import seekr_lite as sl
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.learner import Learner
-from seekr_lite.methods.ewc import ElasticWeightConsolidation
+from seekr_lite.methods.ewc import ElasticWeightConsolidation, with_mean_one
 from seekr_lite.methods.lwf import LearningWithoutForgetting
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.methods.olora import OrthogonalLora
@@ -87,31 +88,47 @@ def test_the_gradient_of_ewc_is_strength_times_fisher_times_the_way_moved(small_
     assert max(float(gradient.abs().max()) for gradient in gradients) > 0
 
 
-def test_the_fisher_information_is_the_mean_square_gradient_of_each_row(small_recipe: MakeRecipe) -> None:
+def test_the_fisher_information_is_the_mean_square_gradient_of_each_row_scaled_to_a_mean_of_one(
+    small_recipe: MakeRecipe,
+) -> None:
     learner, rows = after_one_task(small_recipe(method={"name": "ewc"}))
     method = learner.method
     assert isinstance(method, ElasticWeightConsolidation)
     method.by_task.clear()
     method.review_task(0, rows)
-    name, weight = next(iter(learner.adapters.student.items()))
-    squares = []
+    student = learner.adapters.student
+    total = {name: torch.zeros_like(weight) for name, weight in student.items()}
     for row in rows:  # by the plain forward, without our losses
         batch, _ = batch_of(learner, [row])
         labels = batch.labels[batch.labels != -100]
         loss = torch.nn.functional.cross_entropy(logits_of(learner, batch), labels, reduction="sum")
-        squares.append(torch.autograd.grad(loss, weight)[0].square())
-    torch.testing.assert_close(method.by_task[0][name], torch.stack(squares).mean(0), rtol=1e-3, atol=1e-7)
+        for name, gradient in zip(student, torch.autograd.grad(loss, list(student.values())), strict=True):
+            total[name] += gradient.square()
+    mean = torch.cat([tensor.flatten() for tensor in total.values()]).double().mean()
+    for name, tensor in method.by_task[0].items():
+        torch.testing.assert_close(tensor, (total[name] / mean).float(), rtol=1e-3, atol=1e-3)
 
 
-def test_fisher_information_adds_up_over_tasks(small_recipe: MakeRecipe) -> None:
+def test_fisher_information_adds_up_over_tasks_which_count_alike_however_long_their_answers(
+    small_recipe: MakeRecipe,
+) -> None:
     learner, rows = after_one_task(small_recipe(method={"name": "ewc", "options": {"decay": 0.5}}))
     method = learner.method
     assert isinstance(method, ElasticWeightConsolidation)
     first = method.by_task[0]
-    alone = method._mean_square_gradients(rows)
-    method.review_task(1, rows)
-    for name, tensor in method.by_task[1].items():
-        torch.testing.assert_close(tensor, alone[name] + 0.5 * first[name], rtol=1e-4, atol=1e-9)
+    long = [replace(row, answer_length=len(row.input_ids) - 1) for row in rows]
+    method.review_task(1, long)
+    unscaled = method._mean_square_gradients(long)
+    added = {name: tensor - 0.5 * first[name] for name, tensor in method.by_task[1].items()}
+    for fisher in (first, added):
+        assert float(torch.cat([tensor.flatten() for tensor in fisher.values()]).double().mean()) == pytest.approx(1.0)
+    ratios = torch.cat([(added[name] / unscaled[name])[unscaled[name] > 1e-6] for name in added])
+    assert float(ratios.max() / ratios.min()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_task_without_any_gradient_holds_nothing() -> None:
+    nothing = {"weight": torch.zeros(2, 3)}
+    torch.testing.assert_close(with_mean_one(nothing), nothing)
 
 
 def test_ewc_holds_the_adapter_where_it_was(small_recipe: MakeRecipe) -> None:

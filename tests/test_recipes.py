@@ -299,6 +299,14 @@ def test_what_a_recipe_sets_holds_for_every_method() -> None:
     assert schedule_of(recipe.with_(run={"seed": 7}).with_(method={"name": "replay"})) == ("shared", 12.0, 5.0)
 
 
+def test_options_of_a_method_do_not_come_along_to_another() -> None:
+    values = {"base": {"model": "tiny"}, "data": {"format": "toy", "tasks": ("shade",)}}
+    recipe = Recipe.from_dict({**values, "method": {"name": "ewc", "options": {"strength": 2.0}}})
+    assert recipe.with_(run={"seed": 7}).method.options == {"strength": 2.0}
+    assert recipe.with_(method={"name": "lwf"}).method.options == {}
+    assert recipe.with_(method={"name": "lwf", "options": {"strength": 3.0}}).method.options == {"strength": 3.0}
+
+
 def test_a_recipe_written_out_keeps_what_its_method_brought_along(tmp_path: Path) -> None:
     recipe = Recipe.from_dict({"base": {"model": "tiny"}, "data": {"format": "toy", "tasks": ("shade",)}})
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())

@@ -21,6 +21,7 @@ from test_run import artefacts
 import seekr_lite as sl
 from seekr_lite.errors import Interrupted
 from seekr_lite.lock import locked
+from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
@@ -306,6 +307,21 @@ def test_fresh_starts_anew_and_deletes_nothing(a_copy: Path, finished: Path) -> 
     sl.run(recipe, output=a_copy, listener=QUIET, fresh=True)
     assert artefacts(a_copy.with_name("copy.old-1")) == artefacts(finished)
     assert artefacts(a_copy) != artefacts(finished)
+
+
+def test_a_run_does_not_go_on_with_options_that_a_method_has_by_default_only_now(
+    small_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = method_class("ewc")
+    recipe = small_recipe(method={"name": "ewc", "options": {"fisher_rows": 8}}, data={"tasks": ["shade"]})
+    run = sl.run(recipe, output=tmp_path / "run", listener=QUIET)
+    assert run.recipe.method.options == {**method.default_options, "fisher_rows": 8}
+    more = recipe.with_(data={"tasks": ["shade", "keeper"]})
+    monkeypatch.setattr(method, "default_options", {**method.default_options, "strength": 77.0})
+    with pytest.raises(sl.UserError, match=r"another recipe; differing: method\.options\.strength\."):
+        sl.run(more, output=tmp_path / "run", listener=QUIET)
+    as_it_was = more.with_(method={"options": dict(run.recipe.method.options)})
+    assert sl.run(as_it_was, output=tmp_path / "run", listener=QUIET).tasks == ["shade", "keeper"]
 
 
 def test_a_damaged_evaluation_that_no_round_asks_for_any_more_is_made_again(

@@ -255,6 +255,21 @@ def test_pseudo_rows_are_kept_in_place_of_real_ones_and_distilled(small_recipe: 
     assert second.train  # the next task is there to learn
 
 
+def test_a_pseudo_row_that_came_to_no_end_is_kept_only_where_whole_ones_are_too_few(small_recipe: MakeRecipe) -> None:
+    recipe = small_recipe(method={"name": "lfpt5", "replay_fraction": 0.2}, train={"epochs": 2})
+    learner = Learner(recipe)
+    learner.learn(load_tasks(recipe.data)[0])
+    assert isinstance(learner.method, Lfpt5)
+
+    def lengths(count: int, most: int) -> list[int]:
+        with learner.adapters.acting_as(0):
+            texts = learner.method._write_prompts(0, count, most)
+        return [len(ids) for ids in learner.base.tokenizer(texts)["input_ids"]]
+
+    assert max(lengths(3, 64)) < 64  # of as many as there are whole ones, none was cut off
+    assert len(lengths(3, 1)) == 3  # nothing ends after one token
+
+
 def replay_batch(learner: Learner) -> tuple[Batch, ReplayBatch]:
     (row,) = learner._encode(learner.memory[0][:1])
     batch = collate([row], learner.base.tokenizer.pad_token_id)

@@ -26,8 +26,10 @@ from seekr_lite.snapshots import SnapshotSequence
 class ElasticWeightConsolidation(Method):
     """L = cross-entropy + strength / 2 * sum_i F_i (w_i - w*_i)^2.
 
-    w* is the adapter after the task before. F_i is the mean over rows of (d log p(answer | prompt) / d w_i)^2, added
-    up over tasks: F = decay * F_before + F_task.
+    w* is the adapter after the task before. F_i is the mean over rows of (d log p(answer | prompt) / d w_i)^2, scaled
+    for each task to a mean of 1 over the weights, and added up over tasks: F = decay * F_before + F_task. The scaling
+    is that of online EWC (Schwarz et al., section 4): every task counts alike, and a strength does not hang on how long
+    answers are and how well they were learned.
     """
 
     name = "ewc"
@@ -36,7 +38,7 @@ class ElasticWeightConsolidation(Method):
     growth = "continue"
     adapter_copies = 2
     state_folder = "fisher"
-    default_options: ClassVar = {"strength": 1e4, "fisher_rows": 64, "decay": 1.0}
+    default_options: ClassVar = {"strength": 0.1, "fisher_rows": 64, "decay": 1.0}
     option_ranges: ClassVar = {"strength": (0, 1e12), "fisher_rows": (1, 1e9), "decay": (0, 1)}
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
@@ -67,7 +69,7 @@ class ElasticWeightConsolidation(Method):
     def review_task(self, index: int, rows: Sequence[EncodedExample]) -> None:
         count = min(len(rows), int(self.options["fisher_rows"]))
         chosen = generator_for(self.seed, "fisher", index).sample(range(len(rows)), count)
-        new, old = self._mean_square_gradients([rows[place] for place in chosen]), self._kept(index - 1)
+        new, old = with_mean_one(self._mean_square_gradients([rows[place] for place in chosen])), self._kept(index - 1)
         decay = float(self.options["decay"])
         self.by_task[index:] = [{name: tensor + decay * old[name] if old else tensor for name, tensor in new.items()}]
 
@@ -94,3 +96,10 @@ class ElasticWeightConsolidation(Method):
 
     def load_task_state(self, index: int, state: TaskState) -> None:
         self.by_task[index:] = [state.tensors]
+
+
+def with_mean_one(fisher: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Scaled so that the mean over all weights is 1; what is zero everywhere stays so."""
+    total = sum(float(tensor.double().sum()) for tensor in fisher.values())
+    mean = total / sum(tensor.numel() for tensor in fisher.values())
+    return {name: tensor / mean if mean > 0 else tensor for name, tensor in fisher.items()}

@@ -32,7 +32,7 @@ from seekr_lite.seeds import seed_for
 
 ANSWER_TOKENS_AT_ONCE = 8192
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 0.9}  # of pseudo rows
-TRIES = 3  # times that pseudo rows are written anew where too many are empty
+TRIES = 3  # times that pseudo rows are written where too few are whole
 
 
 class WritingPrompt(PromptSequence):
@@ -93,9 +93,8 @@ class Lfpt5(DarkExperienceReplay):
 
     def keep_rows(self, index: int, chosen: Sequence[Example]) -> Sequence[Example]:
         data, tokenizer = self.adapters.limits, self.adapters.base.tokenizer
-        lengths = [len(ids) for ids in tokenizer([row.prompt for row in chosen])["input_ids"]]
         with self.adapters.acting_as(index):
-            prompts = self._write_prompts(index, len(chosen), min(data.max_prompt_tokens, max(lengths)))
+            prompts = self._write_prompts(index, len(chosen), data.max_prompt_tokens)
             encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=data.max_prompt_tokens)
             answers: dict[int, str] = {}
             for some in generate(
@@ -105,10 +104,12 @@ class Lfpt5(DarkExperienceReplay):
         return [Example(prompt, answers[place]) for place, prompt in enumerate(prompts)]
 
     def _write_prompts(self, index: int, count: int, max_tokens: int) -> list[str]:
-        """Prompts sampled behind the writing vector; fewer than `count` only where they come out empty."""
+        """Prompts sampled behind the writing vector. Those that came to no end within `max_tokens` are taken only where
+        whole ones are too few; fewer than `count` only where they come out empty."""
         tokenizer, device = self.adapters.base.tokenizer, self.adapters.base.device
         devices = [device] if device.type == "cuda" else []
-        found: list[str] = []
+        whole: list[str] = []
+        cut_off: list[str] = []
         with self.adapters.generating(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed_for(self.seed, "pseudo rows", index))
             vectors = self.adapters.model.vectors
@@ -116,7 +117,7 @@ class Lfpt5(DarkExperienceReplay):
             ids = torch.arange(len(vectors), device=device) + self.adapters.model.first_id
             causal: Any = self.adapters.model.get_base_model()
             for _ in range(TRIES):
-                wanted = count - len(found)
+                wanted = count - len(whole)
                 output = causal.generate(
                     input_ids=ids.expand(wanted, -1),
                     attention_mask=torch.ones(wanted, len(ids), dtype=torch.long, device=device),
@@ -126,11 +127,15 @@ class Lfpt5(DarkExperienceReplay):
                     use_cache=True,
                     **SAMPLING,
                 )
-                texts = tokenizer.batch_decode(output[:, len(ids) :], skip_special_tokens=True)
-                found += [text for text in texts if text.strip()]
-                if len(found) == count:
+                written = output[:, len(ids) :]
+                ended = (written == tokenizer.eos_token_id).any(-1).tolist()
+                texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+                for text, has_ended in zip(texts, ended, strict=True):
+                    if text.strip():
+                        (whole if has_ended else cut_off).append(text)
+                if len(whole) == count:
                     break
-        return found
+        return [*whole, *cut_off][:count]
 
 
 def writing_labels(batch: Batch, eos_token_id: int) -> torch.Tensor:

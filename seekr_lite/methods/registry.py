@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from seekr_lite.methods.method import Method
+    from seekr_lite.recipe import Recipe
 
 METHODS: dict[str, str] = {
     "sequential": "seekr_lite.methods.sequential:Sequential",
@@ -73,6 +74,15 @@ def method_class(name: str) -> type[Method]:
     from seekr_lite.errors import UserError
 
     raise UserError(f'no method is called "{name}" here; import what registers it first. Known: {method_names()}')
+
+
+def with_options(recipe: Recipe) -> Recipe:
+    """The recipe with all options of its method written out: its own, and defaults of the others.
+
+    Raises:
+        UserError: the method does not know an option, or there is no such method.
+    """
+    return recipe.with_(method={"options": method_class(recipe.method.name).read_options(recipe.method)})
 
 
 @cache
