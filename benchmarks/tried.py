@@ -4,9 +4,10 @@
     python benchmarks/tried.py --sequence trace --seed 100 --set data.path=FOLDER/OF/LLM-CL-Benchmark_Reasoning seekr
     python benchmarks/tried.py --list
 
-Judged by the NLL of validation rows after the last of three tasks, which no study of the results page learns but the
-one that chooses options. Each trial leaves a raw result in `benchmarks/results/tried/`, from which the page takes its
-table. What wins is in the product; the rest is here, so that it can be tried again.
+Judged by the NLL of validation rows after the last of three tasks: of SuperNI's three, no study of the results page
+learns any but the one that chooses options; TRACE's three are among the eight of `trace-8`. Each trial leaves a raw
+result in `benchmarks/results/tried/`, from which the page takes its table. What wins is in the product; the rest is
+here, so that it can be tried again.
 """
 
 from __future__ import annotations

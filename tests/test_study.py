@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from xml.etree import ElementTree
 
 import pytest
@@ -142,6 +145,24 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
     assert high == pytest.approx(49.5 + half, abs=0.4)
 
 
+def test_the_bootstrap_interval_of_few_values_is_about_as_wide_as_students() -> None:
+    generator = random.Random(0)
+    ratios = []
+    for _ in range(20):
+        values = [generator.gauss(0.0, 1.0) for _ in range(5)]
+        low, high = bootstrap_interval(values)
+        ratios.append((high - low) / (2 * 2.776 * stdev(values) / sqrt(5)))  # 2.776: t of 4 degrees of freedom
+    assert fmean(ratios) == pytest.approx(0.9, abs=0.05)  # the plain percentiles would give 0.65
+
+
+def test_runs_of_two_kinds_of_device_are_no_pair(tiny_results: Path) -> None:
+    (plain,) = [one for one in read_results(tiny_results / "tiny") if one.variant == "sequential"]
+    claim = Claim(text="", measures=("nll",), comparisons=(Comparison(better="seekr", than="replay"),))
+    runs = [with_nll(plain, variant, seed, 1.0) for variant in ("seekr", "replay") for seed in range(5)]
+    (judged,) = judge(claim, [*runs[:-1], replace(runs[-1], device="another")])
+    assert judged.gain.pairs == 4
+
+
 @pytest.mark.parametrize(
     ("relation", "low", "high", "pairs", "wanted"),
     [
@@ -194,6 +215,20 @@ def test_one_pair_decides_nothing_and_five_do(tiny_results: Path, tmp_path: Path
             write_text(tmp_path / "tiny" / f"{run.variant}-{seed}.json", json.dumps(run.to_json()))
     page, _ = build_page(tmp_path, [find_study("tiny")])
     assert f"| {verdicts} |" in page
+
+
+def test_a_table_of_several_orders_has_only_what_ran_in_all_of_them(tiny_results: Path, tmp_path: Path) -> None:
+    study = find_study("tiny")
+    tasks = tuple(study.recipe["data"]["tasks"])
+    study = study.model_copy(update={"orders": {"1": tasks, "2": tasks[::-1]}})
+    sequential, replay = sorted(read_results(tiny_results / "tiny"), key=lambda run: run.variant != "sequential")
+    for run in (sequential, replace(sequential, order="2"), replay):
+        write_text(tmp_path / "tiny" / f"{run.variant}-{run.order}.json", json.dumps(run.to_json()))
+    page, _ = build_page(tmp_path, [study])
+    first, together = page.split("Order 1:")[1], page.split("All orders together:")[1].split("!")[0]
+    assert "| `replay` | 1 |" in first.split("Order 2:")[0]
+    assert "| `sequential` | 2 |" in together
+    assert "`replay`" not in together
 
 
 def test_the_results_page_is_that_of_the_committed_raw_results() -> None:

@@ -1,4 +1,4 @@
-"""Joint training (multi-task learning): all tasks at once. The upper bound; no continual learning."""
+"""Joint training (multi-task learning): all tasks at once, which a sequence is compared with; no continual learning."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ class Joint(Method):
     """L = cross-entropy of the rows of all tasks, shuffled together."""
 
     name = "joint"
-    summary = "trains on all tasks at once; the upper bound"
+    summary = "trains on all tasks at once, as if nothing came later"
     joint = True

@@ -1,4 +1,4 @@
-"""Sequential fine-tuning: one task after the other, nothing done against forgetting. The lower bound."""
+"""Sequential fine-tuning: one task after the other, nothing done against forgetting."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ class Sequential(Method):
     """L = cross-entropy of new rows."""
 
     name = "sequential"
-    summary = "trains on each task in turn; the lower bound"
+    summary = "trains on each task in turn; nothing is kept"
