@@ -26,7 +26,7 @@ from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.data.batch import split_by_tokens
 from seekr_lite.evaluation.rounds import planned_evaluations
 from seekr_lite.files import write_json
-from seekr_lite.methods.memory import choose_samples
+from seekr_lite.methods.memory import kept_rows
 from seekr_lite.methods.registry import method_class
 from seekr_lite.methods.schedule import plan_epoch
 from seekr_lite.plan.costs import Speed
@@ -63,8 +63,7 @@ def training(recipe: Recipe, tasks: Sequence[TaskRows], cards: int, speed: Speed
             seconds += epochs * (step_seconds(new, replayed, cards, speed) + exchange)
         count += epochs * len(steps)
         if replays:
-            kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
-            old += [rows[one] for one in kept]
+            old += generator.sample(rows, kept_rows(len(rows), settings.replay_fraction))
     return seconds, count
 
 

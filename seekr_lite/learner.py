@@ -241,7 +241,8 @@ class Learner:
             return ()
         settings, rows = self.recipe.method, [row for task in tasks for row in task.train]
         generator = generator_for(self.recipe.run.seed, "memory", stage)
-        kept = choose_samples(len(rows), settings.replay_fraction, settings.replay_choice, generator)
+        answers = [row.answer for row in rows]
+        kept = choose_samples(answers, settings.replay_fraction, settings.replay_choice, generator)
         chosen = [rows[index] for index in kept]
 
         def keep() -> list[tuple[str, str, tuple[str, ...]]]:

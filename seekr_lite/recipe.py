@@ -143,7 +143,10 @@ class MethodSettings(Section):
         "(docs/methods.md); or one of your own (docs/extending.md).",
     )
     replay_fraction: Fraction = Field(0.01, description="Share of a task's training rows kept; at least one row.")
-    replay_choice: Literal["random", "first"] = Field("random", description="first is what the official code does.")
+    replay_choice: Literal["random", "stratified", "first"] = Field(
+        "random",
+        description="stratified: random, but spread over the answers of a task; first: the official code.",
+    )
     replay_passes: Annotated[float, Field(gt=0, le=10_000)] = Field(
         1.0, description="How often each old row is seen in an epoch (seekr: 12; 1 in the official code)."
     )

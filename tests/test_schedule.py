@@ -56,7 +56,34 @@ def test_own_steps_hold_old_rows_alone() -> None:
     assert not any(step.new and step.replay for step in steps)
 
 
+CHOICES = ("random", "stratified", "first")
+
+
 @pytest.mark.parametrize(("rows", "fraction", "kept"), [(500, 0.01, 5), (10, 0.01, 1), (3, 1.0, 3)])
-def test_at_least_one_sample_is_kept(rows: int, fraction: float, kept: int) -> None:
-    assert len(choose_samples(rows, fraction, "random", random.Random(0))) == kept
-    assert choose_samples(rows, fraction, "first", random.Random(0)) == list(range(kept))
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_share_of_the_samples_is_kept_and_at_least_one(rows: int, fraction: float, kept: int, choice: str) -> None:
+    chosen = choose_samples(["yes", "no"] * rows, fraction / 2, choice, random.Random(0))
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == kept
+    assert choice != "first" or chosen == list(range(kept))
+
+
+@given(answers=st.lists(st.sampled_from("abcdef"), min_size=1), fraction=st.floats(0.01, 1.0), seed=st.integers(0, 99))
+def test_a_stratified_choice_has_every_answer_or_its_share_up_to_one_row(
+    answers: list[str], fraction: float, seed: int
+) -> None:
+    chosen = choose_samples(answers, fraction, "stratified", random.Random(seed))
+    kept, there = Counter(answers[row] for row in chosen), Counter(answers)
+    if len(there) <= len(chosen):
+        assert kept.keys() == there.keys()
+    else:
+        shares = {answer: len(chosen) * rows / len(answers) for answer, rows in there.items()}
+        assert all(abs(kept[answer] - share) < 1 + 1e-9 for answer, share in shares.items())
+
+
+def test_every_row_is_as_likely_to_be_in_a_stratified_choice() -> None:
+    answers = ["often"] * 15 + [f"rare {row}" for row in range(15)]
+    times = Counter(
+        row for seed in range(3000) for row in choose_samples(answers, 0.1, "stratified", random.Random(seed))
+    )
+    assert all(times[row] == pytest.approx(300, rel=0.25) for row in range(30))  # 3 of 30 rows

@@ -38,7 +38,7 @@ class ElasticWeightConsolidation(Method):
     growth = "continue"
     adapter_copies = 2
     state_folder = "fisher"
-    default_options: ClassVar = {"strength": 0.1, "fisher_rows": 64, "decay": 1.0}
+    default_options: ClassVar = {"strength": 1.0, "fisher_rows": 64, "decay": 1.0}
     option_ranges: ClassVar = {"strength": (0, 1e12), "fisher_rows": (1, 1e9), "decay": (0, 1)}
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seekr_lite.evaluation.rounds import planned_evaluations
-from seekr_lite.methods.memory import choose_samples
+from seekr_lite.methods.memory import kept_rows
 from seekr_lite.methods.registry import method_class
 from seekr_lite.methods.schedule import plan_epoch
 from seekr_lite.plan.workload import TaskRows, Workload
@@ -80,9 +80,7 @@ def _stage(
     own = settings.replay_step == "own"
     epoch = plan_epoch(len(lengths), recipe.train.batch_size, old, settings.replay_passes, own, random.Random(0))
     replayed = epochs * sum(len(step.replay) for step in epoch)
-    kept = 0
-    if keeps:
-        kept = len(choose_samples(len(lengths), settings.replay_fraction, "first", random.Random(0)))
+    kept = kept_rows(len(lengths), settings.replay_fraction) if keeps else 0
     return StageCount(
         name=name,
         epochs=epochs,
