@@ -46,6 +46,5 @@ def _stratified(answers: Sequence[str], count: int, generator: random.Random) ->
         others = [row for rows in by_answer.values() for row in rows[1:]]
         return [rows[0] for rows in by_answer.values()] + generator.sample(others, count - len(by_answer))
     in_order = [row for rows in by_answer.values() for row in rows]
-    stride = len(answers) / count
-    start = generator.random() * stride
-    return [in_order[int(start + turn * stride)] for turn in range(count)]
+    start = generator.randrange(len(answers))
+    return [in_order[(start + turn * len(answers)) // count] for turn in range(count)]
