@@ -179,7 +179,9 @@ class MethodSettings(Section):
         description="How importance adds up over tasks: the official code's way, or the paper's.",
     )
     options: dict[str, bool | int | float | str] = Field(
-        {}, description="A method's own settings, where it has some beside these: `options = { strength = 0.5 }`."
+        {},
+        description="A method's own settings, where it has some beside these: `options = { strength = 0.5 }`; one of "
+        "them by `--set method.options.strength=0.5`.",
     )
 
     @model_validator(mode="after")
@@ -297,6 +299,9 @@ class Recipe(Section):
             table = values.setdefault(section, {})
             if not isinstance(table, dict):
                 raise UserError(f"{path}: {section} must be a table, [{section}]")
+            if (section, key.partition(".")[0]) == ("method", "options") and "." in key:
+                given = table.get("options", {})
+                key, value = "options", {**(given if isinstance(given, dict) else {}), key.partition(".")[2]: value}
             table[key] = value
             source.overridden[(section, key)] = override
         return cls.from_dict(values, source)

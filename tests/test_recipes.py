@@ -299,6 +299,15 @@ def test_what_a_recipe_sets_holds_for_every_method() -> None:
     assert schedule_of(recipe.with_(run={"seed": 7}).with_(method={"name": "replay"})) == ("shared", 12.0, 5.0)
 
 
+def test_one_option_of_a_method_is_set_and_the_others_of_the_recipe_stay(tmp_path: Path) -> None:
+    text = '[base]\nmodel = "tiny"\n[data]\nformat = "toy"\ntasks = ["shade"]\n'
+    text += '[method]\nname = "ewc"\noptions = { decay = 0.5, strength = 1.0 }\n'
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    changes = ["method.options.strength=2.0", "method.options.fisher_rows=8"]
+    recipe = Recipe.from_toml(tmp_path / "recipe.toml", changes)
+    assert recipe.method.options == {"decay": 0.5, "strength": 2.0, "fisher_rows": 8}
+
+
 def test_options_of_a_method_do_not_come_along_to_another() -> None:
     values = {"base": {"model": "tiny"}, "data": {"format": "toy", "tasks": ("shade",)}}
     recipe = Recipe.from_dict({**values, "method": {"name": "ewc", "options": {"strength": 2.0}}})
