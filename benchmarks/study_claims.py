@@ -105,7 +105,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     """
     generator, count = random.Random(0), len(values)
     means = sorted(fsum(generator.choices(values, k=count)) / count for _ in range(RESAMPLES))
-    tail = min(round(RESAMPLES * tail_of(count)), RESAMPLES // 2)
+    tail = round(RESAMPLES * tail_of(count))
     return means[tail], means[-1 - tail]
 
 

@@ -1,4 +1,4 @@
-"""`docs/results.md`, its charts and the part of the README, from the studies and their raw results alone."""
+"""`docs/results.md`, its charts and the README's part, from the studies and their raw results alone."""
 
 from __future__ import annotations
 
@@ -49,8 +49,16 @@ GAPS = ("nll", "op")
 COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
 README_START, README_END = "<!-- made by `python benchmarks/study.py --page` -->\n", "<!-- made up to here -->\n"
 README_METHODS = (
-    *("sequential", "lwf", "ewc", "replay", "derpp", "seekr", "seekr-paper"),
-    *("replay-tenth", "isolated", "joint"),
+    "sequential",
+    "lwf",
+    "ewc",
+    "replay",
+    "derpp",
+    "seekr",
+    "seekr-paper",
+    "replay-tenth",
+    "isolated",
+    "joint",
 )
 README_COLUMNS = ("op", "bwt", "nll")
 README_CLAIMS = ("a", "lead", "a-best", "ewc", "paper", "b", "c", "d", "e", "lead-nf4", "f")

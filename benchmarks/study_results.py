@@ -106,10 +106,9 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     method = method_class(recipe.method.name)
     left_out = NO_SETTING | {"method.options"} | (set() if method.replays or method.keeps_samples else REPLAY_KEYS)
     settings = {
-        f"{section}.{key}": list(value) if isinstance(value, tuple) else value
-        for section, values in recipe.model_dump().items()
-        for key, value in values.items()
-        if section != "run" and f"{section}.{key}" not in left_out
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in recipe.by_key().items()
+        if not key.startswith("run.") and key not in left_out
     }
     return settings | {f"method.options.{key}": value for key, value in method.read_options(recipe.method).items()}
 

@@ -188,12 +188,7 @@ def _groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[Met
 
 def _settings(recipe: Recipe) -> dict[str, str]:
     """`section.key` -> value as text, of what makes a run what it is, whatever its method and seed."""
-    return {
-        f"{section}.{key}": str(value)
-        for section, values in recipe.model_dump().items()
-        for key, value in values.items()
-        if not {section, f"{section}.{key}"} & NO_SETTING
-    }
+    return {key: str(value) for key, value in recipe.by_key().items() if not {key.partition(".")[0], key} & NO_SETTING}
 
 
 def _differences(settings: Sequence[dict[str, str]]) -> dict[str, tuple[str, ...]]:

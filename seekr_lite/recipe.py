@@ -299,12 +299,17 @@ class Recipe(Section):
             table = values.setdefault(section, {})
             if not isinstance(table, dict):
                 raise UserError(f"{path}: {section} must be a table, [{section}]")
-            if (section, key.partition(".")[0]) == ("method", "options") and "." in key:
-                given = table.get("options", {})
-                key, value = "options", {**(given if isinstance(given, dict) else {}), key.partition(".")[2]: value}
+            outer, dot, option = key.partition(".")
+            if dot and (section, outer) == ("method", "options"):
+                given = table.get(outer)
+                key, value = outer, (given if isinstance(given, dict) else {}) | {option: value}
             table[key] = value
             source.overridden[(section, key)] = override
         return cls.from_dict(values, source)
+
+    def by_key(self) -> dict[str, Any]:
+        """`section.key` -> value."""
+        return {f"{section}.{key}": value for section, part in self.model_dump().items() for key, value in part.items()}
 
     def to_toml(self) -> str:
         """The recipe as TOML with every key written out, so that a run folder says all that it was made from."""

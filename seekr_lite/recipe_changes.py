@@ -25,7 +25,9 @@ HARMLESS_KEYS = {
 def check_continues(folder: RunFolder, recipe: Recipe) -> None:
     """Refuses a recipe that would change what the folder has learned; appended tasks go on with it."""
     old_recipe = folder.recipe()
-    before, now = _values(old_recipe, recipe), _values(recipe, old_recipe)
+    if old_recipe.method.options != recipe.method.options:  # defaults of the method may have changed since
+        old_recipe, recipe = with_options(old_recipe), with_options(recipe)
+    before, now = _values(old_recipe), _values(recipe)
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in HARMLESS_KEYS]
     old_tasks, new_tasks = old_recipe.data.tasks, recipe.data.tasks
     appended = new_tasks[: len(old_tasks)] == old_tasks
@@ -46,10 +48,7 @@ def check_continues(folder: RunFolder, recipe: Recipe) -> None:
         )
 
 
-def _values(recipe: Recipe, other: Recipe) -> dict[str, Any]:
-    """`section.key` -> value. Options of a method are written out where those of the two recipes differ as they stand:
-    a method's defaults may have changed since."""
-    if recipe.method.options != other.method.options:
-        recipe = with_options(recipe)
-    values = {f"{section}.{key}": value for section, part in recipe.model_dump().items() for key, value in part.items()}
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """`section.key` -> value, each of the method's options by itself."""
+    values = recipe.by_key()
     return values | {f"method.options.{key}": value for key, value in values.pop("method.options").items()}

@@ -144,7 +144,6 @@ def evaluation_values(event: Mapping[str, Any]) -> dict[str, float]:
 def flat_recipe(recipe: Recipe) -> dict[str, bool | int | float | str | None]:
     """`section.key` -> value; lists as text, since trackers keep plain values."""
     return {
-        f"{section}.{key}": value if isinstance(value, bool | int | float | str | None) else str(value)
-        for section, values in recipe.model_dump().items()
-        for key, value in values.items()
+        key: value if isinstance(value, bool | int | float | str | None) else str(value)
+        for key, value in recipe.by_key().items()
     }

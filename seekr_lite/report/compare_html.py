@@ -148,14 +148,7 @@ def _groups(runs: list[RunFacts], differing: Mapping[str, list[Any]]) -> dict[st
 
 def _differing(runs: list[RunFacts]) -> dict[str, list[Any]]:
     """Keys of the recipes whose values differ, with the value of each run; not where the run lies."""
-    flat = [
-        {
-            f"{section}.{key}": value
-            for section, values in facts.recipe.model_dump().items()
-            for key, value in values.items()
-        }
-        for facts in runs
-    ]
+    flat = [facts.recipe.by_key() for facts in runs]
     columns = {key: [one.get(key) for one in flat] for key in flat[0] if key != OUTPUT}
     return {key: values for key, values in columns.items() if len(Counter(map(repr, values))) > 1}
 
