@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import fsum, sqrt
 from statistics import NormalDist
 
@@ -103,6 +104,11 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     "What Teachers Should Know About the Bootstrap", arXiv 1411.5279): plain ones are too narrow for few values. Of
     five, it has nine tenths of Student's width, and the plain one not quite two thirds.
     """
+    return _resampled_interval(tuple(values))
+
+
+@cache  # the same comparison stands in several claims, and in the README
+def _resampled_interval(values: tuple[float, ...]) -> tuple[float, float]:
     generator, count = random.Random(0), len(values)
     means = sorted(fsum(generator.choices(values, k=count)) / count for _ in range(RESAMPLES))
     tail = round(RESAMPLES * tail_of(count))
