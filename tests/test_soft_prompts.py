@@ -256,7 +256,9 @@ def test_pseudo_rows_are_kept_in_place_of_real_ones_and_distilled(small_recipe: 
 
 
 def test_a_pseudo_row_that_came_to_no_end_is_kept_only_where_whole_ones_are_too_few(small_recipe: MakeRecipe) -> None:
-    recipe = small_recipe(method={"name": "lfpt5", "replay_fraction": 0.2}, train={"epochs": 2})
+    recipe = small_recipe(
+        method={"name": "lfpt5", "replay_fraction": 0.2, "options": {"learning_rate_factor": 3.0}}, train={"epochs": 2}
+    )
     learner = Learner(recipe)
     learner.learn(load_tasks(recipe.data)[0])
     assert isinstance(learner.method, Lfpt5)

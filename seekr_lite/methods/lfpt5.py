@@ -52,7 +52,7 @@ class Lfpt5(DarkExperienceReplay):
 
     name = "lfpt5"
     summary = "a soft prompt that replays rows it has written itself"
-    default_options: ClassVar = {"tokens": 20, "writing_weight": 1.0, "learning_rate_factor": 3.0}
+    default_options: ClassVar = {"tokens": 20, "writing_weight": 1.0, "learning_rate_factor": 30.0}
     option_ranges: ClassVar = {
         "tokens": (1, 10_000),
         "writing_weight": (0, 1e9),
