@@ -176,7 +176,7 @@ class Learner:
             state = self.processes.main_first(lambda: checkpoints.load(stage))
             if state is not None:
                 position = restore(state, parameters, optimizer, scheduler, order)
-                self.micro_batches.tokens = state.micro_batch_tokens
+                self.micro_batches.tokens = min(self.micro_batches.tokens, state.micro_batch_tokens)
                 advance(position.steps)
             before = position.seconds
             log = StepLog(self.listener, stage, tasks[0].name)

@@ -9,10 +9,14 @@ from seekr_lite.methods.registry import with_options
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
 
-# Keys that do not change what is learned (but for steps from which nothing can be): they may differ when a run goes on.
+# Keys that do not change what is learned, but for rounding, what dropout draws, and steps from which nothing can be
+# learned: they may differ when a run goes on. Those of memory are here so that a run which ran out of it is not lost.
 HARMLESS_KEYS = {
+    "train.micro_batch_tokens",
+    "train.checkpointing",
     "train.on_bad_loss",
     "train.bad_steps_limit",
+    "evaluate.batch_tokens",
     "run.output",
     "run.memory_limit_gb",
     "run.checkpoint_minutes",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import two_toy_tasks
 from test_run import artefacts
 
@@ -22,6 +23,7 @@ import seekr_lite as sl
 from seekr_lite.errors import Interrupted
 from seekr_lite.lock import locked
 from seekr_lite.methods.registry import method_class
+from seekr_lite.micro_batches import MicroBatches
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
@@ -298,6 +300,33 @@ def test_what_a_stop_left_half_written_is_cleared_away(a_copy: Path) -> None:
     sl.run(sl.open_run(a_copy).recipe, output=a_copy, listener=QUIET)
     assert [path.name for path in a_copy.rglob(".*")] == [".lock"]
     assert all(json.loads(line) for line in (a_copy / "log.jsonl").read_text().splitlines())
+
+
+def test_a_run_goes_on_with_less_memory_to_the_same_result(
+    small_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(base={"quantization": "none"}, run={"checkpoint_steps": 1})
+    whole = sl.run(recipe, output=tmp_path / "whole", listener=QUIET)
+    with pytest.raises(PowerCut):
+        sl.run(recipe, output=tmp_path / "cut", listener=CutAfter(2))
+    used: list[MicroBatches] = []
+
+    def watched(*arguments: Any) -> MicroBatches:
+        used.append(MicroBatches(*arguments))
+        return used[-1]
+
+    monkeypatch.setattr("seekr_lite.learner.MicroBatches", watched)
+    smaller = recipe.with_(
+        train={"micro_batch_tokens": 100, "checkpointing": not recipe.train.checkpointing},
+        evaluate={"batch_tokens": 64},
+    )
+    resumed = sl.run(smaller, output=tmp_path / "cut", listener=QUIET)
+    assert used[-1].tokens == 100
+    assert resumed.recipe.train.micro_batch_tokens == 100
+    for stage in range(2):
+        expected, found = (RunFolder.open(run.path).load_snapshot(stage).weights for run in (whole, resumed))
+        for name, weight in found.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_fresh_starts_anew_and_deletes_nothing(a_copy: Path, finished: Path) -> None:
