@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,16 @@ def test_what_two_numbers_of_rows_need_gives_what_five_need() -> None:
     five = Sizes(tasks=3, length=LENGTH, train=5, replay=5, held_out=5, generation=5)
     for guessed, run in zip(few, estimate_activations(recipe, config, torch.float32, five).steps, strict=True):
         assert guessed.peak_at(5) == pytest.approx(run.peak_at(5), rel=0.05), run.step.name
+
+
+def test_generation_has_room_for_the_longest_answer_that_is_allowed() -> None:
+    """However short the answers of the data are: the product keeps that room for every row."""
+    recipe = recipe_for("tiny", data={"max_answer_tokens": 400}, method={"name": "sequential"})
+    config = model_config(recipe.base)
+    steps = estimate_activations(recipe, config, torch.float32, replace(SIZES, replay=0)).steps
+    planned = max(step.peak_at(SIZES.generation) for step in steps if step.step.phase == "generation")
+    kept_per_token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim  # keys and values
+    assert planned > SIZES.generation * (LENGTH.prompt + 400) * kept_per_token
 
 
 def test_scoring_lets_go_of_each_layer() -> None:

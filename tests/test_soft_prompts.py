@@ -272,6 +272,25 @@ def test_a_pseudo_row_that_came_to_no_end_is_kept_only_where_whole_ones_are_too_
     assert len(lengths(3, 1)) == 3  # nothing ends after one token
 
 
+def test_pseudo_rows_are_written_in_batches_of_so_many_tokens(
+    small_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(method={"name": "lfpt5", "replay_fraction": 0.2}, train={"epochs": 1})
+    learner = Learner(recipe)
+    causal, sizes = learner.adapters.model.get_base_model(), []
+    generate = causal.generate
+
+    def watched(**options: Any) -> Any:
+        sizes.append(options["input_ids"].numel() + len(options["input_ids"]) * options["max_new_tokens"])
+        return generate(**options)
+
+    monkeypatch.setattr(causal, "generate", watched)
+    monkeypatch.setattr("seekr_lite.methods.lfpt5.TOKENS_AT_ONCE", 2 * (recipe.data.max_prompt_tokens + 30))
+    learner.learn(load_tasks(recipe.data)[0])
+    assert len(sizes) >= 3  # six rows, two at a time
+    assert max(sizes) <= 2 * (recipe.data.max_prompt_tokens + 30)
+
+
 def replay_batch(learner: Learner) -> tuple[Batch, ReplayBatch]:
     (row,) = learner._encode(learner.memory[0][:1])
     batch = collate([row], learner.base.tokenizer.pad_token_id)

@@ -11,13 +11,13 @@ row for the writing, and pseudo rows as text, as many as `replay_fraction` says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 
 from seekr_lite.base import Base
-from seekr_lite.data.batch import IGNORED, Batch
+from seekr_lite.data.batch import IGNORED, Batch, split_by_tokens
 from seekr_lite.data.encoding import encode_prompts
 from seekr_lite.data.task import Example
 from seekr_lite.errors import UserError
@@ -30,8 +30,14 @@ from seekr_lite.prompt_sequence import PromptSequence
 from seekr_lite.recipe import Recipe
 from seekr_lite.seeds import seed_for
 
-ANSWER_TOKENS_AT_ONCE = 8192
-SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 0.9}  # of pseudo rows
+TOKENS_AT_ONCE = 8192  # of pseudo rows that are written; not `evaluate.batch_tokens`, since the draws hang on it
+SAMPLING: dict[str, Any] = {  # of pseudo rows, whatever a model's own generation settings say
+    "do_sample": True,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 0.9,
+    "repetition_penalty": 1.0,
+}
 TRIES = 3  # times that pseudo rows are written where too few are whole
 
 
@@ -97,45 +103,46 @@ class Lfpt5(DarkExperienceReplay):
             prompts = self._write_prompts(index, len(chosen), data.max_prompt_tokens)
             encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=data.max_prompt_tokens)
             answers: dict[int, str] = {}
-            for some in generate(
-                self.model, tokenizer, encoded, data.max_answer_tokens, ANSWER_TOKENS_AT_ONCE, known={}
-            ):
+            for some in generate(self.model, tokenizer, encoded, data.max_answer_tokens, TOKENS_AT_ONCE, known={}):
                 answers |= some
         return [Example(prompt, answers[place]) for place, prompt in enumerate(prompts)]
 
     def _write_prompts(self, index: int, count: int, max_tokens: int) -> list[str]:
         """Prompts sampled behind the writing vector. Those that came to no end within `max_tokens` are taken only where
         whole ones are too few; fewer than `count` only where they come out empty."""
-        tokenizer, device = self.adapters.base.tokenizer, self.adapters.base.device
+        device = self.adapters.base.device
         devices = [device] if device.type == "cuda" else []
         whole: list[str] = []
         cut_off: list[str] = []
         with self.adapters.generating(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed_for(self.seed, "pseudo rows", index))
-            vectors = self.adapters.model.vectors
-            assert vectors is not None
-            ids = torch.arange(len(vectors), device=device) + self.adapters.model.first_id
-            causal: Any = self.adapters.model.get_base_model()
             for _ in range(TRIES):
-                wanted = count - len(whole)
-                output = causal.generate(
-                    input_ids=ids.expand(wanted, -1),
-                    attention_mask=torch.ones(wanted, len(ids), dtype=torch.long, device=device),
-                    max_new_tokens=max_tokens,
-                    pad_token_id=tokenizer.pad_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                    use_cache=True,
-                    **SAMPLING,
-                )
-                written = output[:, len(ids) :]
-                ended = (written == tokenizer.eos_token_id).any(-1).tolist()
-                texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-                for text, has_ended in zip(texts, ended, strict=True):
+                for text, has_ended in self._sampled(count - len(whole), max_tokens):
                     if text.strip():
                         (whole if has_ended else cut_off).append(text)
                 if len(whole) == count:
                     break
         return [*whole, *cut_off][:count]
+
+    def _sampled(self, count: int, max_tokens: int) -> Iterator[tuple[str, bool]]:
+        """Texts of up to `max_tokens` behind the vectors that act, and whether they came to their end."""
+        tokenizer, model = self.adapters.base.tokenizer, self.adapters.model
+        assert model.vectors is not None
+        ids = torch.arange(len(model.vectors), device=self.adapters.base.device) + model.first_id
+        causal: Any = model.get_base_model()
+        for rows in split_by_tokens([len(ids) + max_tokens] * count, TOKENS_AT_ONCE):
+            output = causal.generate(
+                input_ids=ids.expand(len(rows), -1),
+                attention_mask=torch.ones(len(rows), len(ids), dtype=torch.long, device=ids.device),
+                max_new_tokens=max_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                use_cache=True,
+                **SAMPLING,
+            )
+            written = output[:, len(ids) :]
+            ended = (written == tokenizer.eos_token_id).any(-1).tolist()
+            yield from zip(tokenizer.batch_decode(written, skip_special_tokens=True), ended, strict=True)
 
 
 def writing_labels(batch: Batch, eos_token_id: int) -> torch.Tensor:

@@ -151,9 +151,10 @@ def prompts(rows: int, length: RowLength) -> list[EncodedExample]:
 
 
 def last_token_pass(learner: Learner, rows: int, length: RowLength) -> None:
-    """Generation, its last step: a token a row, behind a full cache."""
+    """Generation, its last step: a token a row, behind a full cache, which has room for the longest answer allowed."""
     model, device = _generating(learner), learner.base.device
-    tokens = length.tokens + learner.method.extra_tokens(learner.recipe)
+    room = learner.recipe.data.max_answer_tokens
+    tokens = length.prompt + room + learner.method.extra_tokens(learner.recipe)
     token = torch.full((rows, 1), TOKEN, device=device)
     mask = torch.ones((rows, tokens), dtype=torch.long, device=device)
     with _last_adapter(learner):
