@@ -35,7 +35,7 @@ MEASURES = {
     "bwt": MeasureKind("BWT", True, 1, 2.0),
     "nll": MeasureKind("NLL", False, 3, 0.02),
     "nll_forgetting": MeasureKind("NLL since learned", False, 3, 0.02),
-    "general": MeasureKind("NLL of general text", False, 3, 0.02),
+    "general": MeasureKind("rise of general NLL", False, 3, 0.02),
 }
 
 Pair = tuple[str, int]  # (order, seed)

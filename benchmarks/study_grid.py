@@ -66,7 +66,8 @@ class Study(_Part):
     """recipe: sections of a recipe. orders: name -> the tasks in that order; by default the recipe's own.
 
     variants: name -> sections that change the recipe; `replay_fractions` in it makes one variant for each, called
-    `name` for the first and `name-fraction` for the others. curves: variants that the charts show.
+    `name` for the first and `name-fraction` for the others. curves: variants that the charts show. endings: what a
+    variant's name ends with -> what that means, in print.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Study(_Part):
     curves: tuple[str, ...] = ()
     general: GeneralText | None = None
     notes: str = ""
+    endings: dict[str, str] = {}
 
     @classmethod
     def from_toml(cls, path: Path) -> Study:

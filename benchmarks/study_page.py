@@ -21,13 +21,17 @@ This page is made from the raw results in `benchmarks/results/` by
 
     python benchmarks/study.py --page
 
-and no figure on it is written by hand. A study is a file in `benchmarks/studies/`: what is compared with what was
-written there before the runs were made; where that is not so, it says so. Each run leaves one raw result, which has
-its settings, seed, versions and device.
+and no figure on it is written by hand. The commands below need `python scripts/get_smollm2.py` once, and
+`--set data.path=FOLDER` unless the data lies where the study's file says.
+
+A study is a file in `benchmarks/studies/`: what is compared with what was written there before the runs were made;
+where that is not so, it says so. Each run leaves one raw result, which has its settings, seed, versions and device.
 
 - **OP**: mean score of all tasks after the last, 0 to 100. **BWT**: how scores changed since their task was learned.
 - **NLL**: mean negative log-likelihood per answer token (nats) on {{rows}} held-out rows a task, after the last task;
   lower is better, and it is far less noisy than a score of small models. **NLL since learned**: how much it rose.
+- **rise of general NLL**: NLL per token of 12 news texts (inputs of SuperNI's task1290, XSum, which no study learns)
+  after the last task, minus that of the bare base; lower is better.
 - **learning, s**: median of the seconds of learning on the device that most runs of a study had, with other runs beside
   it: a rough figure.
 - **steps**: optimizer steps of a run, those of old rows alone with them.
@@ -42,8 +46,8 @@ TRIED_TEXT = """Settings of SEEKR, and changes that the product does not have; N
 three tasks, mean of the tasks (one seed; ± standard deviation where there are more). The settings of `seekr` were
 chosen on the first sequence, whose tasks no study here learns but the one that chooses options, and tried on the
 second, whose three are among the eight of TRACE. Rows that are made up (framed, written) were better still on the first
-sequence, and on a level with 64 more real rows; they are not in the product yet: one seed, and nothing known of long
-answers. Results of whole seconds are of the first trials, taken over with three digits.
+sequence, and on a level with 64 more real rows; the product does not have them: one seed, and nothing known of long
+answers.
 """
 GAPS = ("nll", "op")
 COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
@@ -56,6 +60,7 @@ README_METHODS = (
     "derpp",
     "seekr",
     "seekr-paper",
+    "seekr-nf4",
     "replay-tenth",
     "isolated",
     "joint",
@@ -176,7 +181,17 @@ def _head(study: Study, runs: Sequence[Result]) -> str:
         f"`benchmarks/studies/{study.name}.toml`."
     )
     lines.append(f"\n    python benchmarks/study.py {study.name}\n")
-    return "\n".join(lines + ([study.notes + "\n"] if study.notes else []))
+    lines += [study.notes + "\n"] if study.notes else []
+    return "\n".join([*lines, *_endings(study, runs)])
+
+
+def _endings(study: Study, runs: Sequence[Result]) -> list[str]:
+    """What the endings of variants mean, of those that have been run."""
+    variants = {run.variant for run in runs}
+    found = {
+        ending: text for ending, text in study.endings.items() if any(name.endswith(f"-{ending}") for name in variants)
+    }
+    return [*(f"- `-{ending}`: {text}" for ending, text in found.items()), ""] if found else []
 
 
 def _epochs(settings: dict[str, object]) -> str:
