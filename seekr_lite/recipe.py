@@ -153,7 +153,9 @@ class MethodSettings(Section):
     replay_step: Literal["shared", "own"] = Field(
         "shared", description="Replay rows join a step of new rows, or get optimizer steps of their own (seekr: own)."
     )
-    replay_weight: Weight = Field(1.0, description="Weight of a replay row against a new row of its step.")
+    replay_weight: Weight = Field(
+        1.0, description="Weight of a replay row against a new row of its step; of the loss in a step of its own."
+    )
     cross_entropy_weight: Weight = Field(0.5, description="Cross-entropy of replay rows (derpp, seekr).")
     logits_weight: Weight = Field(0.5, description="Distillation of logits on replay rows (derpp, seekr).")
     logits_positions: Literal["predictions", "labels"] = Field(

@@ -44,8 +44,9 @@ class TermValues:
 class StepGradients:
     """Gradients of a method's loss on the rows of a step; they land in the student's parameters.
 
-    A new row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old). Several processes
-    share the rows of a step, each kind apart; afterwards each has the gradients of the whole step.
+    A new row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old). A step of old rows
+    alone has L = w L_old. Several processes share the rows of a step, each kind apart; afterwards each has the
+    gradients of the whole step.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class StepGradients:
         return terms
 
     def _sum(self, chosen: list[EncodedExample], past: list[ReplayRow], with_norms: bool) -> TermValues:
-        weight_sum = len(chosen) + self.replay_weight * len(past)
+        weight_sum = len(chosen) + self.replay_weight * len(past) if chosen else len(past)
         terms = TermValues()
         device, pad = self.adapters.base.device, self.adapters.base.tokenizer.pad_token_id
         if chosen:

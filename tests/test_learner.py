@@ -19,8 +19,10 @@ from seekr_lite.recipe import Recipe
 from seekr_lite.step_gradients import StepGradients
 
 
-def step_gradients(recipe: Recipe, last_step: Recipe | None = None) -> list[torch.Tensor]:
-    """Gradients of one step with new and old rows, the old ones of two tasks; `last_step` is its recipe."""
+def step_gradients(
+    recipe: Recipe, last_step: Recipe | None = None, step: Step | None = None, replay_weight: float = 1.0
+) -> list[torch.Tensor]:
+    """Gradients of one step after two tasks, by default of six new rows and all old ones; `last_step` is its recipe."""
     learner = Learner(recipe)
     tasks = gather_tasks(recipe, None, ())
     for task in tasks:
@@ -32,9 +34,12 @@ def step_gradients(recipe: Recipe, last_step: Recipe | None = None) -> list[torc
     learner.adapters.model.train()
     with tap(learner.base.model):
         gradients = StepGradients(
-            learner.method, learner.adapters, MicroBatches(learner.recipe.train.micro_batch_tokens, Listener()), 1.0
+            learner.method,
+            learner.adapters,
+            MicroBatches(learner.recipe.train.micro_batch_tokens, Listener()),
+            replay_weight,
         )
-        gradients(Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
+        gradients(step or Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
     return [parameter.grad for parameter in learner.adapters.trainable_parameters() if parameter.grad is not None]
 
 
@@ -47,6 +52,19 @@ def test_a_step_does_not_depend_on_micro_batches(method: str, small_recipe: Call
     split = step_gradients(recipe, last_step=learner_recipe)
     for one, other in zip(whole, split, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "shares"), [(Step((0, 1, 2), (0, 1)), (3 / 3.5, 0.5 / 3.5)), (Step((), (0, 1)), (0, 0.25))]
+)
+def test_a_replay_row_weighs_what_the_recipe_says(
+    step: Step, shares: tuple[float, float], small_recipe: Callable[..., Recipe]
+) -> None:
+    recipe = small_recipe(method={"name": "replay", "replay_fraction": 0.1}, base={"quantization": "none"})
+    new = step_gradients(recipe, step=Step((0, 1, 2), ()))
+    old = step_gradients(recipe, step=Step((), (0, 1)))
+    for one, other, both in zip(new, old, step_gradients(recipe, step=step, replay_weight=0.25), strict=True):
+        torch.testing.assert_close(both, shares[0] * one + shares[1] * other, rtol=1e-4, atol=1e-6)
 
 
 def test_checkpointing_changes_nothing(small_recipe: Callable[..., Recipe]) -> None:
