@@ -53,6 +53,11 @@ class AdapterSequence(SnapshotSequence):
                 self.model = get_peft_model(base.model, config, adapter_name=STUDENT)
         except ValueError as error:
             raise UserError(f"adapter.targets {settings.targets!r}: {error}") from None
+        if any(".lora_embedding_" in name for name, _ in self.model.named_parameters()):
+            raise UserError(
+                f"adapter.targets {settings.targets!r}: embeddings take no adapter here; name linear layers, "
+                '"all-linear" or "attention"'
+            )
         self._fit(STUDENT)
         self._student = self._parameters(STUDENT)
         self._slot: dict[str, torch.nn.Parameter] = {}

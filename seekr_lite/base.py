@@ -92,7 +92,6 @@ def load_base(settings: BaseSettings, device: torch.device | None = None) -> Bas
     Raises:
         UserError: see `load_config`; or no safetensors weights; or a GPU was asked for and there is none.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     device = device or choose_device(settings.device)
@@ -112,11 +111,24 @@ def load_base(settings: BaseSettings, device: torch.device | None = None) -> Bas
         )
     model.requires_grad_(False)
     keep_trainable(model)
-    if settings.model == TINY and device.type == "cpu":
-        # Its matrices are so small that threads only wait for each other, very long where cores are busy.
-        torch.set_num_threads(1)
+    _choose_threads(settings.model == TINY and device.type == "cpu")
     model.config.use_cache = False  # a cache is for generation, which asks for it
     return Base(model, load_tokenizer(settings), resolve_model(settings.model))
+
+
+_threads_before: list[int] = []  # of torch, while the tiny base has it use one
+
+
+def _choose_threads(tiny: bool) -> None:
+    """The tiny base's matrices are so small that threads only wait for each other, very long where cores are busy. A
+    larger base that is loaded later has as many as before."""
+    import torch
+
+    if tiny and not _threads_before:
+        _threads_before.append(torch.get_num_threads())
+        torch.set_num_threads(1)
+    elif not tiny and _threads_before:
+        torch.set_num_threads(_threads_before.pop())
 
 
 def _refuse_adapter(settings: BaseSettings) -> None:
@@ -190,14 +202,16 @@ def avoid_cudnn_attention() -> None:
 
 
 def limit_memory(gigabytes: float | None, device: torch.device) -> None:
-    """Keeps this process from taking more of a GPU's memory than so many GiB; elsewhere nothing is limited."""
+    """Keeps this process from taking more of a GPU's memory than so many GiB; None lets it take all. Elsewhere nothing
+    is limited."""
     import torch
 
-    if gigabytes is None or device.type != "cuda":
+    if device.type != "cuda":
         return
     index = torch.cuda.current_device() if device.index is None else device.index  # torch wants a number here
     whole = torch.cuda.get_device_properties(index).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole), index)
+    fraction = 1.0 if gigabytes is None else min(1.0, gigabytes * 2**30 / whole)
+    torch.cuda.set_per_process_memory_fraction(fraction, index)
 
 
 def free_memory() -> None:
@@ -220,7 +234,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return dtype
     if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Cards before Ampere only emulate bfloat16, slowly.
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def _revision(settings: BaseSettings) -> str:

@@ -87,10 +87,12 @@ def _kept(folder: RunFolder, name: str, text: str, listener: Listener) -> KeptTe
 def _measure(folder: RunFolder, stages: Sequence[Stage], text: str, kept: KeptText, listener: Listener) -> None:
     """Adds what these models make of a text to what is kept; each as soon as it is known."""
     from seekr_lite.base import load_config
+    from seekr_lite.methods.registry import method_class
 
     recipe, models = folder.recipe(), RunModels(folder)
     longest = getattr(load_config(recipe.base).get_text_config(), "max_position_embeddings", None) or WINDOW
-    windows = split_text(models.tokenizer, text, min(WINDOW, int(longest)))
+    in_front = method_class(recipe.method.name).extra_tokens(recipe)
+    windows = split_text(models.tokenizer, text, max(2, min(WINDOW, int(longest) - in_front)))
     if not windows:
         raise UserError(f"{kept.name}: there is too little text in it; at least two tokens are needed")
     kept.tokens = sum(row.answer_length for row in windows)

@@ -22,7 +22,7 @@ from seekr_lite.base import Base, checkpoint_activations, load_base
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.gather import check_metrics
 from seekr_lite.data.task import Example, Task
-from seekr_lite.errors import UserError
+from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, evaluate_task
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
@@ -218,7 +218,11 @@ class Learner:
                         self.stop.check()
                     elif self.processes.is_main and checkpoints.due(position.steps):
                         keep()
-                    advance(1)
+                    try:
+                        advance(1)
+                    except Interrupted:  # a process that is alone has heard it since the line above
+                        keep()
+                        raise
                 position.epoch, position.done, position.order = position.epoch + 1, 0, order.getstate()
         self.processes.copy_from_main(list(parameters.values()))
         self.adapters.model.eval()

@@ -117,12 +117,18 @@ def make_runs(planned: Sequence[PlannedRun], listener: Listener | None = None) -
 
 def commands(recipe: Path, planned: Sequence[PlannedRun], overrides: Sequence[str] = ()) -> list[str]:
     """The `seekr-lite run` commands that make these runs, one each, for other machines or a queue."""
-    changed = [part for override in overrides for part in ("--set", override)]
+    own = Recipe.from_toml(recipe, overrides).method
+
+    def changes(one: PlannedRun) -> list[str]:
+        foreign = ["method.options={}"] if own.options and one.method != own.name else []
+        return [*overrides, *foreign, f"method.name={one.method}", f"run.seed={one.seed}"]
+
     return [
         shlex.join(
             [
-                *("seekr-lite", "run", str(recipe), *changed),
-                *("--set", f"method.name={one.method}", "--set", f"run.seed={one.seed}", "--output", str(one.path)),
+                *("seekr-lite", "run", str(recipe)),
+                *(part for change in changes(one) for part in ("--set", change)),
+                *("--output", str(one.path)),
             ]
         )
         for one in planned

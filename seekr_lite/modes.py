@@ -23,12 +23,14 @@ def eval_mode(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def train_mode_without_dropout(model: torch.nn.Module) -> Iterator[None]:
-    """Train mode, so that gradient checkpointing is on, with dropout off, inside the block."""
+    """Train mode where gradient checkpointing looks for it, and dropout off, inside the block.
+
+    Attention drops out by a number that it takes from its module's mode, so only the layers that are checkpointed are
+    in train mode, and nothing in them.
+    """
     with _given_back(model.modules()):
-        model.train()
         for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.eval()
+            _set_training(module, bool(getattr(module, "gradient_checkpointing", False)))
         yield
 
 

@@ -243,7 +243,8 @@ class Recipe(Section):
         """A copy with some keys changed: `recipe.with_(method={"name": "replay"}, run={"seed": 1})`.
 
         Keys of `[method]` that were never set are those of the method, also where its name changes; then `options`,
-        which are the other method's own, are left out.
+        which are the other method's own, are left out. In the recipe of a run folder every key is set: change the name
+        in the recipe that you wrote.
 
         Raises:
             UserError: an unknown section or key, or a value that is not allowed.

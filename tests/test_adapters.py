@@ -7,6 +7,7 @@ import torch
 
 from seekr_lite.adapters import AdapterSequence
 from seekr_lite.base import load_base
+from seekr_lite.errors import UserError
 from seekr_lite.recipe import AdapterSettings, BaseSettings
 
 
@@ -27,6 +28,13 @@ def logits(adapters: AdapterSequence) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = adapters.model(input_ids=torch.arange(10, 20)[None]).logits
     return found
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+def test_embeddings_take_no_adapter() -> None:
+    base = load_base(BaseSettings(model="tiny", quantization="none", device="cpu"))
+    with pytest.raises(UserError, match="embeddings take no adapter"):
+        AdapterSequence(base, AdapterSettings(targets=("embed_tokens", "q_proj")), seed=0)
 
 
 def test_acting_as_leaves_the_student_as_it_was() -> None:

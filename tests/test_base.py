@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,24 @@ def test_the_built_in_base_loads(quantization: str) -> None:
     base = load_base(BaseSettings(model="tiny", quantization=quantization, device="cpu"))  # type: ignore[arg-type]
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert base.tokenizer.pad_token_id != base.tokenizer.eos_token_id
+
+
+def test_the_tiny_base_takes_one_thread_and_gives_the_others_back(tmp_path: Path) -> None:
+    import seekr_lite.tiny
+
+    folder = tmp_path / "another"
+    shutil.copytree(Path(seekr_lite.tiny.__file__).parent, folder)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        load_base(BaseSettings(model=str(folder), device="cpu"))  # gives back what earlier tests have taken
+        torch.set_num_threads(2)
+        load_base(BaseSettings(model="tiny", device="cpu"))
+        assert torch.get_num_threads() == 1
+        load_base(BaseSettings(model=str(folder), device="cpu"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_cudnns_attention_is_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import seekr_lite as sl
 from seekr_lite.cli.app import app
 from seekr_lite.comparison import Comparison, Spread
 from seekr_lite.errors import Interrupted
-from seekr_lite.method_grid import plan_runs
+from seekr_lite.method_grid import commands, plan_runs
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 
@@ -138,6 +139,20 @@ def test_the_printed_commands_make_the_same_runs(place: Path) -> None:
     assert [line[-1] for line in commands] == [str(one.path) for one in planned]
     again = CliRunner().invoke(app, [*commands[3][1:], "--json"])  # another recipe would be refused
     assert json.loads(again.stdout) == sl.open_run(planned[3].path).scores.to_json()
+
+
+def test_the_printed_commands_leave_another_methods_options_out(place: Path, tmp_path: Path) -> None:
+    """As `compare` does itself: `strength` of `ewc` is not that of `lwf`."""
+    recipe = Recipe.from_toml(place / "mine.toml").with_(method={"name": "ewc", "options": {"strength": 10.0}})
+    mine = tmp_path / "ewc.toml"
+    mine.write_text(recipe.to_toml())
+    planned = plan_runs(recipe, ("ewc", "lwf"), (0,), tmp_path / "grid")
+    for line, one in zip(commands(mine, planned), planned, strict=True):
+        words = shlex.split(line)
+        changes = [word for before, word in itertools.pairwise(words) if before == "--set"]
+        printed = Recipe.from_toml(mine, changes)
+        assert printed.method.options == one.recipe.method.options
+    assert [one.recipe.method.options for one in planned] == [{"strength": 10.0}, {}]
 
 
 # ------------------------------------------------------------------ the command

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from seekr_lite.errors import Interrupted
 from seekr_lite.lock import locked
 from seekr_lite.methods.registry import method_class
 from seekr_lite.micro_batches import MicroBatches
-from seekr_lite.progress import Listener
+from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
 from seekr_lite.run_folder import RunFolder
 from seekr_lite.verify import verify_files
@@ -103,6 +104,22 @@ class SignalAfter(Listener):
                 os.kill(os.getpid(), self.number)
 
 
+class SignalWhileDrawing(Listener):
+    """Sends this process a signal at the n-th redraw of the progress of learning."""
+
+    def __init__(self, redraws: int) -> None:
+        self.left = redraws
+
+    @contextmanager
+    def phase(self, description: str, total: int) -> Iterator[Advance]:
+        def redraw(units: int) -> None:
+            self.left -= units if description.startswith("learning") else 0
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield redraw
+
+
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 3), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_keeps_everything(
     number: signal.Signals, exit_code: int, small_recipe: MakeRecipe, tmp_path: Path
@@ -116,6 +133,13 @@ def test_a_signal_finishes_the_step_and_keeps_everything(
     resumed = sl.run(recipe, output=tmp_path / "stopped", listener=QUIET)
     assert artefacts(resumed.path) == artefacts(whole.path)
     assert sorted(steps_of(resumed.path)) == sorted(steps_of(whole.path)), "no step was done twice"
+
+
+def test_a_signal_that_comes_while_progress_is_drawn_loses_no_step(small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        sl.run(small_recipe(), output=tmp_path / "run", listener=SignalWhileDrawing(1))
+    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+    assert steps_of(sl.run(small_recipe(), output=tmp_path / "run", listener=QUIET).path).count((0, 1)) == 1
 
 
 def test_ctrl_c_on_the_command_line_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:

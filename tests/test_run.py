@@ -99,6 +99,16 @@ def test_a_task_from_python_joins_a_finished_run(small_recipe: MakeRecipe) -> No
     assert sl.open_run(run.path).scores == longer.scores
 
 
+def test_a_task_is_not_handed_over_again_with_other_rows(small_recipe: MakeRecipe) -> None:
+    recipe = small_recipe(data={"tasks": ["mine"], "format": "python", "path": None})
+    rows = [sl.Example(f"{number}: ->", "yes") for number in range(12)]
+    task = sl.Task("mine", train=rows[:8], test=rows[8:])
+    run = sl.run(recipe, tasks=[task], listener=QUIET)
+    assert sl.run(recipe, tasks=[task], listener=QUIET).scores.op == run.scores.op
+    with pytest.raises(sl.UserError, match="task mine was handed over with other rows before"):
+        sl.run(recipe, tasks=[sl.Task("mine", train=rows[1:8], test=rows[8:])], listener=QUIET)
+
+
 def test_a_changed_recipe_is_refused_by_its_keys(small_recipe: MakeRecipe) -> None:
     sl.run(small_recipe(), listener=QUIET)
     with pytest.raises(sl.UserError, match=r"train\.learning_rate"):

@@ -25,8 +25,11 @@ def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]
     if folder is not None:
         for name in recipe.data.tasks:
             kept = folder.load_task(name)
-            if kept is not None:
-                found.setdefault(name, kept)
+            if kept is not None and found.setdefault(name, kept) != kept:
+                raise UserError(
+                    f"{folder.path}: the task {name} was handed over with other rows before; hand over the same ones, "
+                    "or none, or give the new rows another name (or begin anew: fresh=True)"
+                )
     missing = tuple(name for name in recipe.data.tasks if name not in found)
     if missing and recipe.data.format == "python":
         raise UserError(

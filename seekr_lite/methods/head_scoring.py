@@ -128,7 +128,7 @@ def _sample_change(
     then = HeadRecorder({layer: pairs for layer in range(config.num_hidden_layers)})
     now = ChangeRecorder(then, batch.padding, rows)
     for index, recorder in ((before, then), (after, now)):
-        with adapters.acting_as(index):
+        with adapters.acting_as(index, slot_rank=adapters.teacher_rank):
             answer_states(adapters.model, batch, recorder, positions=1)
     return now.layers
 
