@@ -273,8 +273,6 @@ class Learner:
     ) -> TaskResult:
         """Tests the model after task `after` (None: the bare base) on a task; nothing is tested twice."""
         adapter = None if after is None else self.method.adapter_for(task_index, after)
-        if self.method.joint and adapter is not None:
-            adapter = 0
         if (adapter, task_index) not in self._results:
             task = task or self.tasks[task_index]
             what = "the bare base" if after is None else f"after {self.tasks[after].name}"

@@ -98,7 +98,6 @@ def _test(
 
 def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | None:
     """What the run itself found with this very adapter on a task of its own."""
-    from seekr_lite.methods.method import Method
     from seekr_lite.methods.registry import method_class
 
     method, tasks = method_class(folder.record.method), folder.recipe().data.tasks
@@ -106,7 +105,7 @@ def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord
         return folder.evaluation(None, task)
     if method.joint:
         return folder.evaluation(len(tasks) - 1, task)
-    if method.adapter_for is not Method.adapter_for and tasks.index(task) != stage:
+    if method.routed_by_task and tasks.index(task) != stage:
         return None  # after this stage, the run tests the task with another adapter
     return folder.evaluation(stage, task)
 

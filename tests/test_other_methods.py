@@ -23,6 +23,7 @@ from seekr_lite.methods.ewc import ElasticWeightConsolidation, with_mean_one
 from seekr_lite.methods.lwf import LearningWithoutForgetting
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.methods.olora import OrthogonalLora
+from seekr_lite.plan.account import tensor_bytes
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import Recipe
 
@@ -184,6 +185,15 @@ def test_the_overlap_of_olora_is_that_of_every_pair_of_rows_and_not_zero(small_r
     assert float(term.value.detach()) == pytest.approx(expected, rel=1e-4)
     student_a = [weight for name, weight in student.items() if ".lora_A." in name]
     assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(term.value, student_a))
+
+
+@pytest.mark.parametrize("name", ["ewc", "olora"])
+def test_the_plan_knows_what_a_method_holds_beside_its_adapters(name: str, small_recipe: MakeRecipe) -> None:
+    learner, _ = after_one_task(small_recipe(method={"name": name}))
+    student = tensor_bytes(learner.adapters.trainable_parameters())
+    parts = [value for value in vars(learner.method).values() if isinstance(value, dict)]
+    held = tensor_bytes(part for values in parts for part in values.values() if isinstance(part, torch.Tensor))
+    assert learner.method.copies_on_device(2) == pytest.approx(held / student, rel=0.2)
 
 
 def test_olora_stacks_whatever_the_recipe_says_and_becomes_more_orthogonal(small_recipe: MakeRecipe) -> None:

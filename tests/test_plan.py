@@ -99,8 +99,9 @@ def test_writing_is_faster_with_more_rows_at_once() -> None:
     assert 68 < writing_speed(4) < 188 < writing_speed(16) < writing_speed(100) == 695
 
 
-def test_isolated_adapters_are_not_tested_twice() -> None:
-    recipe = tiny_recipe("method.name=isolated")
+@pytest.mark.parametrize("method", ["isolated", "pp"])
+def test_a_task_that_is_routed_to_its_own_adapter_is_not_tested_twice(method: str) -> None:
+    recipe = tiny_recipe(f"method.name={method}")
     assert count_evaluations(recipe, read_workload(recipe)).evaluations == 2
     recipe = tiny_recipe()
     assert count_evaluations(recipe, read_workload(recipe)).evaluations == 3

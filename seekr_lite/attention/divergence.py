@@ -103,7 +103,7 @@ def map_change(
     shape: MapShape,
     chunk_rows: int = CHUNK_ROWS,
 ) -> torch.Tensor:
-    """Mean over compared query rows and real keys of the squared difference of two maps: `[p]` (SEEKR, eq. 6)."""
+    """SEEKR's forgettability: mean over compared query rows and real keys of two maps' squared difference: `[p]`."""
     total = _zeros(shape, query)
     for first, last in row_chunks(query.shape[1], chunk_rows):
         change = attention_maps(query, key, shape, first, last)

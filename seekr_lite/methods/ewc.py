@@ -36,10 +36,13 @@ class ElasticWeightConsolidation(Method):
     summary = "holds the weights that mattered to old tasks (Fisher information)"
     reviews_rows = True
     growth = "continue"
-    adapter_copies = 2
     state_folder = "fisher"
     default_options: ClassVar = {"strength": 1.0, "fisher_rows": 64, "decay": 1.0}
     option_ranges: ClassVar = {"strength": (0, 1e12), "fisher_rows": (1, 1e9), "decay": (0, 1)}
+
+    @classmethod
+    def copies_on_device(cls, tasks: int) -> float:
+        return 2  # where the adapter started, and the Fisher information
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)

@@ -12,6 +12,4 @@ class Isolated(Method):
     name = "isolated"
     summary = "a fresh adapter per task, routed by the task's name"
     starts_from_previous = False
-
-    def adapter_for(self, task: int, after: int) -> int | None:
-        return task if task <= after else None
+    routed_by_task = True

@@ -100,10 +100,6 @@ class LearningToPrompt(Method):
             raise UserError(f"method.options.top = {top}: at most as many as the pool has prompts, which are {pool}")
         return pool, length, top
 
-    @property
-    def learning_rate_factor(self) -> float:
-        return float(self.options["learning_rate_factor"])
-
     def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
         nearest = self.adapters.similarities(batch).topk(self.adapters.top).values
         distance = (1 - nearest).sum() / totals.rows

@@ -76,10 +76,6 @@ class Lfpt5(DarkExperienceReplay):
     def extra_tokens(cls, recipe: Recipe) -> int:
         return int(cls.read_options(recipe.method)["tokens"]) + 1
 
-    @property
-    def learning_rate_factor(self) -> float:
-        return float(self.options["learning_rate_factor"])
-
     def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
         written = self.writing_loss(batch) / totals.rows
         return [

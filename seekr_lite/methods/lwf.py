@@ -23,7 +23,6 @@ class LearningWithoutForgetting(Method):
 
     name = "lwf"
     summary = "distils the adapter before on the new rows"
-    adapter_copies = 1
     default_options: ClassVar = {"strength": 3.0, "temperature": 2.0}
     option_ranges: ClassVar = {"strength": (0, 1e9), "temperature": (0.01, 1000)}
 

@@ -85,7 +85,7 @@ class Method:
     joint: ClassVar[bool] = False  # one stage of all tasks
     starts_from_previous: ClassVar[bool] = True  # adapter k goes on from adapter k-1
     growth: ClassVar[Literal["continue", "stack"] | None] = None  # what `adapter.growth` must be; None: either
-    adapter_copies: ClassVar[int] = 0  # tensors of the student's size that it holds on the device, for `plan`
+    routed_by_task: ClassVar[bool] = False  # task t is always answered by adapter t, so its name has to be known
     looks_into_attention: ClassVar[bool] = False  # trains inside the tap
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
     default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
@@ -130,11 +130,16 @@ class Method:
     @property
     def learning_rate_factor(self) -> float:
         """What the recipe's learning rate is multiplied by: soft prompts need a far larger one than LoRA."""
-        return 1.0
+        return float(self.options.get("learning_rate_factor", 1.0))
 
     @classmethod
     def extra_tokens(cls, recipe: Recipe) -> int:
         """Tokens that the method puts in front of a row, at most."""
+        return 0
+
+    @classmethod
+    def copies_on_device(cls, tasks: int) -> float:
+        """How many times the student's size it holds on the device while the last of so many tasks is learned."""
         return 0
 
     @property
@@ -167,7 +172,9 @@ class Method:
 
     def adapter_for(self, task: int, after: int) -> int | None:
         """The adapter that answers task `task` after task `after` was learned; None is the bare base."""
-        return after
+        if self.routed_by_task:
+            return task if task <= after else None
+        return 0 if self.joint else after
 
     def task_state(self, index: int) -> TaskState | None:
         """What is kept of task `index`, for the run folder."""

@@ -24,9 +24,12 @@ class OrthogonalLora(Method):
     name = "olora"
     summary = "a fresh LoRA per task, orthogonal to the frozen earlier ones"
     growth = "stack"
-    adapter_copies = 1
     default_options: ClassVar = {"strength": 500.0}
     option_ranges: ClassVar = {"strength": (0, 1e9)}
+
+    @classmethod
+    def copies_on_device(cls, tasks: int) -> float:
+        return (tasks - 1) / 2  # A is about half of a LoRA
 
     def prepare_task(self, index: int) -> None:
         device = self.adapters.base.device

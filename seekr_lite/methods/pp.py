@@ -23,6 +23,7 @@ class ProgressivePrompts(Method):
     name = "pp"
     summary = "a soft prompt per task in front of the frozen earlier ones, routed by the task's name"
     growth = "stack"
+    routed_by_task = True
     default_options: ClassVar = {"tokens": 10, "learning_rate_factor": 30.0}
     option_ranges: ClassVar = {"tokens": (1, 10_000), "learning_rate_factor": (1e-6, 1e6)}
 
@@ -34,10 +35,3 @@ class ProgressivePrompts(Method):
     @classmethod
     def extra_tokens(cls, recipe: Recipe) -> int:
         return int(cls.read_options(recipe.method)["tokens"]) * max(1, len(recipe.data.tasks))
-
-    @property
-    def learning_rate_factor(self) -> float:
-        return float(self.options["learning_rate_factor"])
-
-    def adapter_for(self, task: int, after: int) -> int | None:
-        return task if task <= after else None

@@ -160,14 +160,14 @@ def _run(recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Si
     with fake_tensors():
         learner = Learner(shallow, fake_base(_with_layers(config, layers), recipe.base, dtype))
         enter_last_task(learner, sizes.tasks, held)
-        copies = learner.method.adapter_copies * tensor_bytes(learner.adapters.trainable_parameters())
-        others = _other_adapters(learner) + copies
+        copies = learner.method.copies_on_device(sizes.tasks) * tensor_bytes(learner.adapters.trainable_parameters())
+        others = _other_adapters(learner) + round(copies)
         gathered = tensor_bytes(learner.adapters.trainable_parameters())
         steps += [
             replace(_observe(learner, step, sizes.length), gathered=gathered) for step in steps_while_learning(sizes)
         ]
         leave_last_task(learner)
-        after = _other_adapters(learner) + copies
+        after = _other_adapters(learner) + round(copies)
         steps += [
             _observe(learner, step, sizes.length)
             for step in steps_after_task(sizes, learner.method.looks_into_attention)

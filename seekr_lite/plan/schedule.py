@@ -99,7 +99,7 @@ def count_evaluations(recipe: Recipe, workload: Workload) -> EvaluationCount:
     """What the recipe's rounds test; a model and a test set that meet again are not tested again."""
     method, tasks = method_class(recipe.method.name), workload.tasks
     planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, method.joint)
-    if recipe.method.name == "isolated":  # task t is always answered by adapter t, or before it by the base
+    if method.routed_by_task:  # task t is always answered by adapter t, or before it by the base
         planned = list(
             dict.fromkeys((task if after is not None and task <= after else None, task) for after, task in planned)
         )

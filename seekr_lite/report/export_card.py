@@ -25,7 +25,10 @@ WHAT = {
 
 def export_card(record: RunRecord, stage: int, settings: BaseSettings, done: Export) -> str:
     """A short model card in the hub's form (YAML front matter, then Markdown)."""
-    stages = record.stages[stage : stage + 1] if record.method == "isolated" else record.stages[: stage + 1]
+    from seekr_lite.methods.registry import method_class
+
+    first = stage if method_class(record.method).routed_by_task else 0
+    stages = record.stages[first : stage + 1]
     learned = ", ".join(task for one in stages for task in one.tasks)
     versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
     revision = f", revision {settings.revision}" if settings.revision else ""

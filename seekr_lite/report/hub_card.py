@@ -28,7 +28,10 @@ CITATION = """@inproceedings{he-etal-2024-seekr,
 def hub_card(folder: RunFolder, stage: int, repository: str, base: str, rank: int) -> str:
     """A card in the hub's form: YAML front matter (every text in it is a JSON text, which is YAML), then Markdown."""
     record, recipe = folder.record, folder.recipe()
-    stages = record.stages[stage : stage + 1] if record.method == "isolated" else record.stages[: stage + 1]
+    from seekr_lite.methods.registry import method_class
+
+    first = stage if method_class(record.method).routed_by_task else 0
+    stages = record.stages[first : stage + 1]
     learned = ", ".join(task for one in stages for task in one.tasks)
     versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
     revision = f", revision {recipe.base.revision}" if recipe.base.revision else ""
