@@ -20,8 +20,7 @@ from seekr_lite.errors import UserError
 from seekr_lite.head_study import read_task, score_task_heads
 from seekr_lite.heads import Heads
 from seekr_lite.method_defaults import SCORING_METHODS
-from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Advance, Listener, ignore
 from seekr_lite.recipe_errors import nearest
@@ -164,8 +163,7 @@ def graft_losses(
 
 
 def _loss(adapters: AdapterSequence, batch: Batch, recorder: Recorder | None) -> float:
-    labels = answer_labels(batch, answer_span(batch))
-    return float(cross_entropy_sum(answer_states(adapters.model, batch, recorder), labels))
+    return float(answer_cross_entropy_sum(adapters.model, batch, recorder=recorder))
 
 
 def _chosen_heads(folder: RunFolder, tasks: Sequence[str], listener: Listener) -> dict[str, tuple[Head, ...]]:

@@ -105,8 +105,7 @@ def mean_answer_nll(
     processes: Processes = ALONE,
 ) -> float | None:
     """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows."""
-    from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
-    from seekr_lite.methods.losses import cross_entropy_sum
+    from seekr_lite.methods.losses import answer_cross_entropy_sum
 
     if not rows:
         return None
@@ -115,8 +114,7 @@ def mean_answer_nll(
     sums = []
     for group in processes.share(groups):
         batch = collate([rows[index] for index in group], pad_token_id).to(device)
-        labels = answer_labels(batch, answer_span(batch))
-        sums.append(float(cross_entropy_sum(answer_states(model, batch), labels)))
+        sums.append(float(answer_cross_entropy_sum(model, batch)))
     by_process = processes.gather(sums)
     in_order = [by_process[index % processes.count][index // processes.count] for index in range(len(groups))]
     total: float = sum(in_order)

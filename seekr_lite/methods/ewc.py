@@ -14,8 +14,7 @@ import torch
 
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, Method, StepTotals, TaskState
 from seekr_lite.modes import train_mode_without_dropout
 from seekr_lite.recipe import MethodSettings
@@ -83,7 +82,7 @@ class ElasticWeightConsolidation(Method):
         with train_mode_without_dropout(self.model):
             for row in rows:
                 batch = collate([row], self.adapters.base.tokenizer.pad_token_id).to(self.adapters.base.device)
-                loss = cross_entropy_sum(answer_states(self.model, batch), answer_labels(batch, answer_span(batch)))
+                loss = answer_cross_entropy_sum(self.model, batch)
                 for name, gradient in zip(student, torch.autograd.grad(loss, list(student.values())), strict=True):
                     total[name] += gradient.float().square()
         return {name: (tensor / len(rows)).cpu() for name, tensor in total.items()}

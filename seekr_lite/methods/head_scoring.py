@@ -15,8 +15,8 @@ from seekr_lite.attention.importance import (
 from seekr_lite.attention.tap import HeadRecorder, all_heads, tap
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.methods.answer_states import answer_states
+from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.modes import train_mode_without_dropout
 from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Advance, ignore
@@ -112,8 +112,8 @@ def sample_sensitivity(model: torch.nn.Module, batch: Batch) -> dict[int, torch.
     recorder = SensitivityRecorder(batch.padding)
     embeddings = model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()  # type: ignore[operator]
     with train_mode_without_dropout(model):
-        states = answer_states(model, batch, recorder, inputs_embeds=embeddings)
-        loss = cross_entropy_sum(states, answer_labels(batch, answer_span(batch))) / (batch.labels != -100).sum()
+        loss = answer_cross_entropy_sum(model, batch, recorder=recorder, inputs_embeds=embeddings)
+        loss = loss / (batch.labels != -100).sum()
         torch.autograd.grad(loss, embeddings)
     return recorder.layers
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from seekr_lite.methods.answer_states import AnswerStates
+from seekr_lite.data.batch import Batch
+from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span, answer_states
 
 CHUNK_TOKENS = 256
 
@@ -34,6 +35,12 @@ def cross_entropy_sum(
         return (F.cross_entropy(logits, targets[chunk], reduction="none") * weights[chunk]).sum()
 
     return chunked_sum(states.hidden[:, :-1][chosen], loss)
+
+
+def answer_cross_entropy_sum(model: Any, batch: Batch, **options: Any) -> torch.Tensor:
+    """`cross_entropy_sum` of a batch's answers under the model as it is set up now; options as of `answer_states`."""
+    states = answer_states(model, batch, **options)
+    return cross_entropy_sum(states, answer_labels(batch, answer_span(batch)))
 
 
 def soft_cross_entropy_sum(

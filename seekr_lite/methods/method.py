@@ -23,8 +23,7 @@ import torch
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.errors import UserError
-from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.processes import ALONE, Processes
 from seekr_lite.snapshots import SnapshotSequence
 
@@ -152,9 +151,7 @@ class Method:
 
     def new_task_loss(self, batch: Batch, totals: StepTotals) -> list[LossTerm]:
         """Cross-entropy of the answers."""
-        states = answer_states(self.model, batch)
-        labels = answer_labels(batch, answer_span(batch))
-        return [LossTerm("cross_entropy", cross_entropy_sum(states, labels) / totals.label_tokens)]
+        return [LossTerm("cross_entropy", answer_cross_entropy_sum(self.model, batch) / totals.label_tokens)]
 
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
         """The loss of old rows; called only if `replays`."""

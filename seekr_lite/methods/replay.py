@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import cross_entropy_sum
+from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
 
 
@@ -15,6 +14,5 @@ class Replay(Method):
     replays = True
 
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
-        states = answer_states(self.model, replay.batch)
-        labels = answer_labels(replay.batch, answer_span(replay.batch))
-        return [LossTerm("replay_cross_entropy", cross_entropy_sum(states, labels) / totals.label_tokens)]
+        loss = answer_cross_entropy_sum(self.model, replay.batch)
+        return [LossTerm("replay_cross_entropy", loss / totals.label_tokens)]
