@@ -49,6 +49,7 @@ def test_every_study_is_a_grid_of_right_recipes(study: Study) -> None:
     points = study_points(study)
     assert len({point.name for point in points}) == len(points)
     assert all(point.recipe.run.seed == point.seed for point in points)
+    assert all(any(point.variant.endswith(f"-{ending}") for point in points) for ending in study.endings)
 
 
 def test_a_grid_that_is_cut_short_is_paired() -> None:
