@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seekr_lite.base import load_base, load_config, load_tokenizer
+from seekr_lite.base import choose_dtype, load_base, load_config, load_tokenizer
 from seekr_lite.errors import UserError
 from seekr_lite.recipe import BaseSettings
 
@@ -18,6 +18,12 @@ def test_the_built_in_base_loads(quantization: str) -> None:
     base = load_base(BaseSettings(model="tiny", quantization=quantization, device="cpu"))  # type: ignore[arg-type]
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     assert base.tokenizer.pad_token_id != base.tokenizer.eos_token_id
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert choose_dtype("auto", torch.device("cuda")) is torch.float16
+    assert choose_dtype("bfloat16", torch.device("cuda")) is torch.bfloat16
 
 
 def test_the_tiny_base_takes_one_thread_and_gives_the_others_back(tmp_path: Path) -> None:
