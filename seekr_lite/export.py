@@ -249,6 +249,7 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tens
     with eval_mode(model.modules()):
         for text in texts:
             ids = torch.tensor([tokenizer(text)["input_ids"][:PROBE_TOKENS]], device=device)
-            output = model(input_ids=ids, use_cache=False, logits_to_keep=PROBE_POSITIONS)
-            found.append(output.logits[0, -PROBE_POSITIONS:].float().cpu())
+            last = min(PROBE_POSITIONS, ids.shape[1])  # PEFT's prompt tuning has logits of virtual tokens, too
+            output = model(input_ids=ids, use_cache=False, logits_to_keep=last)
+            found.append(output.logits[0, -last:].float().cpu())
     return found

@@ -75,9 +75,13 @@ def _in_place_of(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def user_file(path: str | Path) -> Iterator[Path]:
-    """`new_file` for a file that the user named. Raises `UserError` where it cannot be written."""
+    """`new_file` for a file that the user named; of a link, the file it leads to. Raises `UserError` where it cannot be
+    written, or is a folder, a device or a pipe: those are not replaced."""
     try:
-        with _in_place_of(Path(path)) as temporary:
+        target = Path(path).resolve()
+        if target.exists() and not target.is_file():
+            raise UserError(f"{path}: this file cannot be written: there is something else of that name; name a file")
+        with _in_place_of(target) as temporary:
             yield temporary
     except OSError as error:
         raise UserError(f"{path}: this file cannot be written: {error.strerror or error}") from None
@@ -90,12 +94,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         Stopped: it cannot be written.
     """
-    with writing(path), _folder_in_place_of(path) as temporary:
+    # What is there was left behind by a stop before it was recorded.
+    with writing(path), _folder_in_place_of(path, replace=True) as temporary:
         yield temporary
 
 
 @contextmanager
-def _folder_in_place_of(path: Path) -> Iterator[Path]:
+def _folder_in_place_of(path: Path, replace: bool) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -103,9 +108,9 @@ def _folder_in_place_of(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             _sync(file)
         temporary.chmod(0o755)
-        if path.exists():  # left behind by a stop before it was recorded
+        if replace and path.exists():
             shutil.rmtree(path)
-        temporary.rename(path)
+        temporary.rename(path)  # onto an empty folder at most
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -124,7 +129,7 @@ def user_folder(path: str | Path) -> Iterator[Path]:
             f"{path}: there is something of that name already, and nothing is overwritten; name another one"
         )
     try:
-        with _folder_in_place_of(path) as temporary:
+        with _folder_in_place_of(path, replace=False) as temporary:
             yield temporary
     except OSError as error:
         raise UserError(f"{path}: this folder cannot be written: {error.strerror or error}") from None

@@ -117,7 +117,8 @@ def _mean_nll(
     for start in range(0, len(windows), at_once):
         group = windows[start : start + at_once]
         mean = mean_answer_nll(model, group, pad_token_id, batch_tokens)
-        assert mean is not None, "there are rows"
+        if mean is None:
+            raise UserError("the likelihood of this text is not finite: float16 overflows where bfloat16 does not")
         total += mean * sum(row.answer_length for row in group)
         advance(len(group))
     return total / sum(row.answer_length for row in windows)

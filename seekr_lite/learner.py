@@ -282,6 +282,8 @@ class Learner:
             ):
                 model, tokenizer = self.adapters.model, self.base.tokenizer
                 result = evaluate_task(model, tokenizer, task, self.recipe, advance, draft, self.processes)
+            if result.nll is None and task.validation:
+                self.listener.say(f"{task.name} ({what}): the NLL of its held-out rows is not finite, and is left out")
             self._results[(adapter, task_index)] = result
         return self._results[(adapter, task_index)]
 

@@ -50,7 +50,7 @@ class MicroBatches:
             try:
                 return step()
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Outside of the `except` block, whose traceback holds on to the tensors of the step.
             undo()
@@ -73,7 +73,8 @@ class MicroBatches:
         )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch ran out of memory, on a GPU or the host."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on a CPU
 
 

@@ -95,8 +95,8 @@ def push(
     snapshot = folder.load_snapshot(stage)  # refuses what is damaged
     if snapshot.is_prompt:
         raise UserError(
-            "push: this run learned soft prompts, and adapters alone are sent; `seekr-lite export` writes one to "
-            "a folder, which `hf upload` sends"
+            "push: this run learned soft prompts, and LoRA adapters alone are sent; `seekr-lite export` writes one of "
+            "pp or lfpt5 to a folder, which `hf upload` sends"
         )
     config = _peft_config(folder, stage, snapshot, base)
     contents: dict[str, bytes | Path] = {

@@ -103,7 +103,11 @@ class RunFolder:
     def open(cls, path: str | Path) -> RunFolder:
         """Raises `UserError` where there is no run, or its record is damaged."""
         path = Path(path)
-        if not cls.is_run(path):
+        try:
+            there = cls.is_run(path)
+        except OSError as error:  # a name that is too long, a folder that nobody may look into
+            raise UserError(f"{path}: this cannot be opened: {error.strerror or error}") from None
+        if not there:
             raise UserError(
                 f"{path}: there is no run here (no {RUN_FILE}); name the output folder of a run{_runs_beside(path)}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from seekr_lite.data.task import check_task_name
 from seekr_lite.errors import UserError, brief, shown
 from seekr_lite.files import read_limited, write_text
-from seekr_lite.methods.registry import method_names
+from seekr_lite.methods.registry import method_class, method_names
 
 FORMAT = 2
 CHECKSUM = "checksum"
@@ -98,6 +99,11 @@ def _check_names(record: RunRecord) -> None:
             check_task_name(task)
     except UserError as error:
         raise ValueError(str(error)) from None
+
+
+def learned_tasks(method: str, stages: Sequence[Sequence[str]]) -> list[str]:
+    """The tasks that the model after the last of these stages has learned; its own alone where each begins afresh."""
+    return [task for tasks in (stages if method_class(method).starts_from_previous else stages[-1:]) for task in tasks]
 
 
 def file_checksum(path: Path) -> str:

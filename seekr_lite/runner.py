@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.base_checks import check_against_base
-from seekr_lite.data.gather import gather_tasks
+from seekr_lite.data.gather import gather_tasks, refuse_other_rows
 from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
@@ -178,6 +178,8 @@ class Run:
             epochs: for this task; by default the recipe's (the last number, where it is a list).
         """
         recipe = self.recipe
+        if task.name in recipe.data.tasks and task.name not in self.tasks:  # it was stopped inside
+            return run(recipe, output=self.path, listener=listener, tasks=[task])
         if task.name in recipe.data.tasks:
             raise UserError(f"task {task.name}: this run has learned it already; give the new task another name")
         changes: dict[str, Any] = {"data": {"tasks": (*recipe.data.tasks, task.name)}}
@@ -232,7 +234,7 @@ def run(
 
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_toml(recipe, overrides)
-    path = Path(output or recipe.run.output or "runs/run")
+    path = Path(output or recipe.run.output or "runs/run").expanduser()
     recipe = with_options(recipe.with_(run={"output": str(path)}))  # a run goes on with these, whatever defaults become
     stop = StopRequest()
     processes = Processes.launched(choose_device(recipe.base.device), stop)
@@ -266,7 +268,7 @@ def run(
                 if fresh and RunFolder.is_run(path):
                     listener.say(f"the run that was in {path} is now in {move_aside(path)}")
                 held.enter_context(locked(path))
-                folder = prepare_folder(path, folder, recipe, tasks)
+                folder = prepare_folder(path, recipe, tasks)
                 held.enter_context(trackers)
                 trackers.go_on_after(stage.steps for stage in folder.record.stages)
         held.enter_context(stop_signals(stop))
@@ -274,10 +276,17 @@ def run(
     return Run(path)
 
 
-def prepare_folder(path: Path, folder: RunFolder | None, recipe: Recipe, tasks: Sequence[Task]) -> RunFolder:
-    """Makes a run folder, or takes one up again; only for the process that holds its lock."""
-    if folder is None:
-        RunFolder.check_free(path)  # again, now that nobody else can write here
+def prepare_folder(path: Path, recipe: Recipe, tasks: Sequence[Task]) -> RunFolder:
+    """Makes a run folder, or takes one up again; only for the process that holds its lock.
+
+    It looks again at what is there: another process may have worked there while this one loaded the base.
+    """
+    RunFolder.check_free(path)
+    if RunFolder.is_run(path):
+        folder = RunFolder.open(path)
+        check_continues(folder, recipe)
+        refuse_other_rows(folder, tasks)
+    else:
         folder = RunFolder.create(path, recipe)
     folder.clean()
     cut_to_whole_lines(path / "log.jsonl")
@@ -313,6 +322,7 @@ def by_main(folder: RunFolder, processes: Processes, write: Callable[[], object]
 
 def move_aside(path: Path) -> Path:
     """Gives a run folder another name; returns it. Raises `UserError` where a process works in it."""
+    path = path.resolve()  # `.` has no name
     with locked(path):
         number = 1
         while (aside := path.with_name(f"{path.name}.old-{number}")).exists():

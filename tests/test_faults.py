@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, two_toy_tasks
 from test_resume import CutAfter, PowerCut
 from test_run import artefacts
 
 import seekr_lite as sl
 from seekr_lite.errors import Stopped
-from seekr_lite.files import user_file
+from seekr_lite.files import user_file, user_folder
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
 
@@ -241,7 +242,31 @@ def test_a_file_for_the_user_that_cannot_be_written_is_a_mistake_not_a_stop(tmp_
     assert refused.value.exit_code == 2
 
 
-# ------------------------------------------------------------------ damage
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(sl.UserError, match="something else of that name"), user_file(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_is_followed_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with user_file(tmp_path / "link") as file:
+        file.write_text("written")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "written"
+
+
+def test_a_folder_that_came_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    def export() -> None:
+        with user_folder(tmp_path / "mine") as folder:
+            (folder / "weights").write_text("new")
+            (tmp_path / "mine").mkdir()
+            (tmp_path / "mine" / "precious").write_text("old")
+
+    with pytest.raises(sl.UserError, match="this folder cannot be written"):
+        export()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["precious"]
 
 
 class Heard(Listener):
@@ -250,6 +275,43 @@ class Heard(Listener):
 
     def say(self, text: str) -> None:
         self.lines.append(text)
+
+
+@pytest.mark.parametrize("broken", ["out of memory", "another error"])
+def test_a_test_that_does_not_fit_says_which_key_to_lower_and_goes_on(
+    broken: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory") if broken == "out of memory" else RuntimeError("a defect")
+
+    recipe = faulty_recipe(tmp_path / "run")
+    expected = Stopped if broken == "out of memory" else RuntimeError
+    message = "evaluate.batch_tokens = 8192: set it lower" if broken == "out of memory" else "a defect"
+    with monkeypatch.context() as patch:
+        patch.setattr("seekr_lite.evaluation.generate.greedy_answers", fail)
+        with pytest.raises(expected, match=message):
+            sl.run(recipe, listener=Listener())
+    sl.run(recipe.with_(evaluate={"batch_tokens": 4096}), listener=Listener())
+    assert artefacts(tmp_path / "run") == artefacts(whole)
+
+
+def test_a_likelihood_that_is_no_number_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflows(model: Any, batch: Any) -> torch.Tensor:
+        return torch.tensor(float("nan"))
+
+    heard = Heard()
+    monkeypatch.setattr("seekr_lite.methods.losses.answer_cross_entropy_sum", overflows)
+    run = sl.run(faulty_recipe(tmp_path / "run"), listener=heard)
+    assert run.scores.nll is None
+    assert any("the NLL of its held-out rows is not finite" in line for line in heard.lines)
+
+
+def test_a_path_that_no_system_takes_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(sl.UserError, match="this cannot be opened"):
+        sl.open_run(tmp_path / ("x" * 300))
+
+
+# ------------------------------------------------------------------ damage
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut"])

@@ -425,7 +425,8 @@ def test_a_comparison_shows_runs_bars_differences_and_boards(
 
 def test_a_comparison_groups_by_what_differs_beside_the_seed(seekr_run: sl.Run, own_copy: Path) -> None:
     other = sl.open_run(own_copy)
-    other.folder.write_recipe(other.recipe.with_(run={"seed": 7}, train={"learning_rate": 0.5}))
+    changes = {"learning_rate": 0.5, "micro_batch_tokens": 77}  # the second changes no result
+    other.folder.write_recipe(other.recipe.with_(run={"seed": 7}, train=changes))
     page = check_page(compare_html([seekr_run, other]))
     assert "seekr, train.learning_rate = 0.5: " in page.sections["methods"]
     with pytest.raises(sl.UserError, match="no run to compare"):

@@ -21,6 +21,7 @@ from conftest import two_toy_tasks
 from test_run import artefacts
 
 import seekr_lite as sl
+from seekr_lite.base import load_base
 from seekr_lite.errors import Interrupted
 from seekr_lite.lock import locked
 from seekr_lite.methods.registry import method_class
@@ -351,6 +352,36 @@ def test_a_run_goes_on_with_less_memory_to_the_same_result(
         expected, found = (RunFolder.open(run.path).load_snapshot(stage).weights for run in (whole, resumed))
         for name, weight in found.items():
             torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_task_from_python_that_was_stopped_inside_is_handed_over_again(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(), listener=QUIET)
+    mine = sl.Task("mine", train=[sl.Example("say:", "yes")] * 40, test=[sl.Example("say:", "yes")])
+    with pytest.raises(PowerCut):
+        run.learn(mine, listener=CutAfter(2))
+    assert sl.open_run(run.path).learn(mine, listener=QUIET).tasks == ["shade", "keeper", "mine"]
+    with pytest.raises(sl.UserError, match="this run has learned it already"):
+        run.learn(mine, listener=QUIET)
+
+
+def test_what_another_process_has_learned_meanwhile_is_kept(
+    small_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It held the lock while this one loaded its base."""
+    recipe = small_recipe(data={"tasks": ["shade"]})
+
+    loaded: list[int] = []
+
+    def load_slowly(*arguments: Any) -> Any:
+        loaded.append(1)
+        if len(loaded) == 1:  # between the first look at the folder and the lock
+            sl.run(recipe, output=tmp_path / "run", listener=QUIET)
+        return load_base(*arguments)
+
+    monkeypatch.setattr("seekr_lite.base.load_base", load_slowly)
+    run = sl.run(recipe, output=tmp_path / "run", listener=QUIET)
+    assert len(steps_of(run.path)) == run.folder.record.stages[0].steps  # learned once
+    assert run.tasks == ["shade"]
 
 
 def test_fresh_starts_anew_and_deletes_nothing(a_copy: Path, finished: Path) -> None:

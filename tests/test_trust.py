@@ -33,7 +33,7 @@ from seekr_lite.heads import Heads, TaskHeads
 from seekr_lite.no_pickle import no_pickle
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import BaseSettings, DataSettings, Recipe
-from seekr_lite.report.terminal import printable, safe_console
+from seekr_lite.report.terminal import json_text, printable, safe_console
 from seekr_lite.run_folder import RunFolder
 from seekr_lite.run_record import text_checksum
 
@@ -472,6 +472,10 @@ def test_what_a_terminal_would_obey_is_shown_instead(character: str) -> None:
     shown = printable(f"a{character}b\tc\nd")
     assert character not in shown
     assert (len(shown), shown[0], shown[2:]) == (7, "a", "b\tc\nd")
+
+
+def test_json_for_machines_has_no_nan() -> None:
+    assert json.loads(json_text({"a": [float("nan"), float("inf"), 1.5]})) == {"a": [None, None, 1.5]}
 
 
 def test_a_console_keeps_its_colours_and_not_those_of_the_data() -> None:

@@ -26,7 +26,7 @@ from seekr_lite.cli.verify import verify_command
 from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.processes import is_main_process, launched_count, says
 
-INTERRUPTED = "interrupted; the same command goes on from the last checkpoint or finished task"
+GOES_ON = "interrupted; the same command goes on from the last checkpoint or finished task"
 
 app = typer.Typer(
     name="seekr-lite",
@@ -95,18 +95,27 @@ def start() -> None:
             say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say(INTERRUPTED)
+        say(interrupted())
         sys.exit(130)
     except SystemExit as end:
         if end.code == 130:  # typer has caught the KeyboardInterrupt, and says nothing
-            say(INTERRUPTED)
+            say(interrupted())
         raise
-    except Exception:
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which most commands never load
+            say("error: out of memory: free the device of other programs, or lower the run's evaluate.batch_tokens")
+            sys.exit(3)
         import traceback
 
         traceback.print_exc()
         say("This is a defect of seekr-lite. Please report it with the lines above and your recipe.")
         sys.exit(1)
+
+
+def interrupted() -> str:
+    """What Ctrl-C has done: only a run has something to go on with."""
+    command = next((part for part in sys.argv[1:] if not part.startswith("-")), "")
+    return GOES_ON if command in ("run", "compare") else "interrupted"
 
 
 def say(text: str) -> None:

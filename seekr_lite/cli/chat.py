@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +39,8 @@ def chat_command(
 
     chat = Chat(opened.folder, after, max_tokens)
     talking = sys.stdin.isatty() and sys.stdout.isatty()
+    if not talking and isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     if talking:
         hears.say(f"answering: {chat.model}; /help shows the commands")
     try:

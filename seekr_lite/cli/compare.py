@@ -48,6 +48,8 @@ def compare_command(
     if print_commands:
         if len(what) > 1:
             raise UserError("--print-commands: name one recipe")
+        if as_json or html is not None:
+            raise UserError("--print-commands prints commands alone; leave --json and --html out")
         recipe = Recipe.from_toml(what[0], changed)
         planned = plan_runs(recipe, chosen, numbers, output or default_output(what[0]))
         for line in commands(what[0], planned, changed):

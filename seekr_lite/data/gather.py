@@ -23,13 +23,11 @@ def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]
 
     found = {task.name: task for task in given}
     if folder is not None:
+        refuse_other_rows(folder, given)
         for name in recipe.data.tasks:
             kept = folder.load_task(name)
-            if kept is not None and found.setdefault(name, kept) != kept:
-                raise UserError(
-                    f"{folder.path}: the task {name} was handed over with other rows before; hand over the same ones, "
-                    "or none, or give the new rows another name (or begin anew: fresh=True)"
-                )
+            if kept is not None:
+                found.setdefault(name, kept)
     missing = tuple(name for name in recipe.data.tasks if name not in found)
     if missing and recipe.data.format == "python":
         raise UserError(
@@ -45,6 +43,16 @@ def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]
         raise UserError("data.tasks: name at least one task")
     check_metrics(sequence)
     return sequence
+
+
+def refuse_other_rows(folder: RunFolder, given: Sequence[Task]) -> None:
+    """Raises `UserError` where a task is handed over that the folder keeps with other rows."""
+    for task in given:
+        if folder.load_task(task.name) not in (None, task):
+            raise UserError(
+                f"{folder.path}: the task {task.name} was handed over with other rows before; hand over the same ones, "
+                "or none, or give the new rows another name (or begin anew: fresh=True)"
+            )
 
 
 def check_metrics(tasks: list[Task]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
+from seekr_lite.errors import Stopped
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
+from seekr_lite.micro_batches import is_out_of_memory
 from seekr_lite.processes import ALONE, Processes
 from seekr_lite.progress import Advance
 
@@ -77,21 +80,37 @@ def evaluate_task(
     draft = draft or PredictionDraft()
     known = dict(processes.on_main(lambda: list(draft.known(sources).items())))
     by_row: dict[int, str] = {}
-    for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known, processes):
-        if processes.is_main:
-            draft.add({row: (sources[row], text) for row, text in texts.items() if row not in known})
-        by_row |= texts
-        advance(len(texts))
+    held_out = encode_task_rows(tokenizer, task.validation, data)
+    with _room_for(limits.batch_tokens):
+        for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known, processes):
+            if processes.is_main:
+                draft.add({row: (sources[row], text) for row, text in texts.items() if row not in known})
+            by_row |= texts
+            advance(len(texts))
+        nll = mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens, processes)
     written = [by_row[row] for row in range(len(sources))]
     extract, metric = EXTRACTIONS[task.extraction], METRICS[task.metric]
     answers = [extract(text) for text in written]
     references = [row.references or (row.answer,) for row in task.test]
-    held_out = encode_task_rows(tokenizer, task.validation, data)
     return TaskResult(
         score=metric.score(sources, answers, references),
-        nll=mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens, processes),
+        nll=nll,
         predictions=tuple(
             Prediction(source, text, tuple(right), metric.score_row(source, answer, right))
             for source, text, answer, right in zip(sources, written, answers, references, strict=True)
         ),
     )
+
+
+@contextmanager
+def _room_for(batch_tokens: int) -> Iterator[None]:
+    """Says what to do where a batch does not fit; there are no gradients here whose parts could be added up."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Stopped(
+            f"out of memory in a test with evaluate.batch_tokens = {batch_tokens}: set it lower and run the same "
+            "command; everything so far is kept, and it goes on from there"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -104,7 +105,8 @@ def mean_answer_nll(
     batch_tokens: int,
     processes: Processes = ALONE,
 ) -> float | None:
-    """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows."""
+    """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows, and where
+    it is not finite (an overflow of float16)."""
     from seekr_lite.methods.losses import answer_cross_entropy_sum
 
     if not rows:
@@ -118,4 +120,4 @@ def mean_answer_nll(
     by_process = processes.gather(sums)
     in_order = [by_process[index % processes.count][index // processes.count] for index in range(len(groups))]
     total: float = sum(in_order)
-    return total / sum(row.answer_length for row in rows)
+    return total / sum(row.answer_length for row in rows) if isfinite(total) else None

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.comparison import NO_SETTING
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import show
 from seekr_lite.replay_store import replay_store
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from seekr_lite.runner import Run
 
 SHOWN = ("op", "bwt", "forgetting", "nll")
-SEED, OUTPUT, METHOD = "run.seed", "run.output", "method.name"
+OUTPUT = "run.output"
 
 
 def compare_html(runs: Sequence[Run]) -> str:
@@ -138,7 +139,7 @@ def _groups(runs: list[RunFacts], differing: Mapping[str, list[Any]]) -> dict[st
         keys = [
             key
             for key, values in differing.items()
-            if key not in (SEED, METHOD) and len({repr(values[index]) for index in members}) > 1
+            if not {key.partition(".")[0], key} & NO_SETTING and len({repr(values[index]) for index in members}) > 1
         ]
         for index in members:
             parts = [method, *(f"{key} = {_short(differing[key][index])}" for key in keys)]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from seekr_lite.run_record import learned_tasks
+
 if TYPE_CHECKING:
     from seekr_lite.export import Export
     from seekr_lite.recipe import BaseSettings
     from seekr_lite.run_record import RunRecord
 
 WHAT = {
-    "none": "The LoRA adapter alone; it belongs on its base, quantised as below, as it was in training. (On a CPU with "
+    "none": "The adapter alone; it belongs on its base, quantised as below, as it was in training. (On a CPU with "
     "AVX512-BF16, bitsandbytes computes 4-bit layers in bfloat16 when it is loaded plainly: logits then move by about "
     "a hundredth.)",
     "dequantized": "The adapter, merged into the quantised base as training saw it: the 4-bit (or 8-bit) weights were "
@@ -25,11 +27,7 @@ WHAT = {
 
 def export_card(record: RunRecord, stage: int, settings: BaseSettings, done: Export) -> str:
     """A short model card in the hub's form (YAML front matter, then Markdown)."""
-    from seekr_lite.methods.registry import method_class
-
-    first = stage if method_class(record.method).routed_by_task else 0
-    stages = record.stages[first : stage + 1]
-    learned = ", ".join(task for one in stages for task in one.tasks)
+    learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
     versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
     revision = f", revision {settings.revision}" if settings.revision else ""
     library = "peft" if done.merge == "none" else "transformers"
@@ -81,12 +79,13 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
     from seekr_lite.base import resolve_model
 
     quantised = _quantization(settings, done.dtype)
+    revision = f", revision={json.dumps(settings.revision)}" if settings.revision else ""
     base = json.dumps(resolve_model(settings.model))
     return f"""import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if quantised else ""}
 
-base = AutoModelForCausalLM.from_pretrained({base}, dtype=torch.{done.dtype}{quantised})
+base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{done.dtype}{quantised})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import show
 from seekr_lite.run_evaluation import known_metrics, known_result
+from seekr_lite.run_record import learned_tasks
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import Recipe
@@ -28,13 +29,10 @@ CITATION = """@inproceedings{he-etal-2024-seekr,
 def hub_card(folder: RunFolder, stage: int, repository: str, base: str, rank: int) -> str:
     """A card in the hub's form: YAML front matter (every text in it is a JSON text, which is YAML), then Markdown."""
     record, recipe = folder.record, folder.recipe()
-    from seekr_lite.methods.registry import method_class
-
-    first = stage if method_class(record.method).routed_by_task else 0
-    stages = record.stages[first : stage + 1]
-    learned = ", ".join(task for one in stages for task in one.tasks)
+    learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
     versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
     revision = f", revision {recipe.base.revision}" if recipe.base.revision else ""
+    pinned = f", revision={json.dumps(recipe.base.revision)}" if revision and base == recipe.base.model else ""
     return f"""{front_matter(recipe, base)}
 # {repository.rpartition("/")[2]}
 
@@ -47,7 +45,7 @@ Base in training: quantisation {recipe.base.quantization}{revision}.
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})
+base = AutoModelForCausalLM.from_pretrained({json.dumps(base)}{pinned})
 model = PeftModel.from_pretrained(base, {json.dumps(repository)})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(base)})
 ```

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.run_record import learned_tasks
+
 if TYPE_CHECKING:
     from seekr_lite.data.task import Task
     from seekr_lite.run_record import RunRecord
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 def model_card(name: str, tasks: list[Task], config: dict[str, Any], record: RunRecord) -> str:
     """A short model card in the hub's form (YAML front matter, then Markdown)."""
     base = config["base_model_name_or_path"]
-    learned = [*(task for stage in record.stages for task in stage.tasks), *(task.name for task in tasks)]
+    stages = [*(stage.tasks for stage in record.stages), [task.name for task in tasks]]
+    learned = learned_tasks(record.method, stages)
     if "r" not in config:
         return _prompt_card(name, config, record, learned)
     versions = _versions(record)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,8 +53,17 @@ def show_json(values: Any) -> None:
 
 def json_text(values: Any, indent: int | None = 2) -> str:
     """JSON in which nothing is left that a terminal would obey; without `indent` on one line."""
-    text = json.dumps(values, indent=indent, ensure_ascii=False)
+    text = json.dumps(_finite(values), indent=indent, ensure_ascii=False, allow_nan=False)
     return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _finite(values: Any) -> Any:
+    """JSON has no NaN and no infinity: null in their place."""
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not isfinite(values) else values
 
 
 def _picture(character: str) -> str:
