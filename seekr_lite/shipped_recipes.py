@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
+from seekr_lite.files import user_file
 from seekr_lite.method_defaults import METHOD_DEFAULTS
 
 if TYPE_CHECKING:
@@ -77,12 +78,8 @@ def write_new_recipe(file: str | Path, name: str | None = None) -> None:
     text = own_tasks_recipe(str(file)) if name is None else _copy(shipped_recipe(name), path)
     if path.exists():
         raise UserError(f"{file}: this file exists, and nothing is overwritten; name another one")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as new:
-            new.write(text)
-    except OSError as error:
-        raise UserError(f"{file}: this file cannot be written: {error.strerror or error}") from None
+    with user_file(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def own_tasks_recipe(file: str) -> str:

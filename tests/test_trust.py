@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import two_toy_tasks
+from rich.table import Table
 from typer.testing import CliRunner
 
 import seekr_lite as sl
@@ -33,7 +34,7 @@ from seekr_lite.heads import Heads, TaskHeads
 from seekr_lite.no_pickle import no_pickle
 from seekr_lite.progress import Listener
 from seekr_lite.recipe import BaseSettings, DataSettings, Recipe
-from seekr_lite.report.terminal import json_text, printable, safe_console
+from seekr_lite.report.terminal import json_text, printable, safe_console, show
 from seekr_lite.run_folder import RunFolder
 from seekr_lite.run_record import text_checksum
 
@@ -472,6 +473,14 @@ def test_what_a_terminal_would_obey_is_shown_instead(character: str) -> None:
     shown = printable(f"a{character}b\tc\nd")
     assert character not in shown
     assert (len(shown), shown[0], shown[2:]) == (7, "a", "b\tc\nd")
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(*(f"task-{number}" for number in range(60)))
+    table.add_row(*(f"{number}.25" for number in range(60)))
+    show(table)
+    printed = capsys.readouterr().out
+    assert all(f"{number}.25" in printed and f"task-{number}" in printed for number in range(60))
 
 
 def test_json_for_machines_has_no_nan() -> None:

@@ -17,9 +17,9 @@ def rich_table(scores: Scoreboard) -> Any:
     from seekr_lite.evaluation.scoreboard import show
 
     table = Table(title=Text(f"{scores.method}, seed {scores.seed}"), title_justify="left")
-    table.add_column("after learning")
+    table.add_column("after learning", overflow="fold")
     for task in scores.tasks:
-        table.add_column(Text(f"{task}\n{scores.metrics.get(task, '')}"), justify="right")
+        table.add_column(Text(f"{task}\n{scores.metrics.get(task, '')}"), justify="right", overflow="fold")
     for one in scores.texts:
         table.add_column(Text(f"{one.name}\nperplexity"), justify="right")
     for after, row, texts in scores.rounds():

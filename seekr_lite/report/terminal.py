@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # Control characters but tab and line feed; marks that turn the direction of writing; halves of surrogate pairs.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-PIPE_WIDTH = 200  # where there is no terminal: wide enough that nothing of a table is cut away
+PIPE_WIDTH = 200  # where there is no terminal, at least
+WIDEST = 100_000  # columns of text
 PICTURES = 0x2400  # ␀, ␁, ...: one for each of the first 32 characters
 
 
@@ -40,8 +41,12 @@ def safe_console(stderr: bool = False) -> Console:
 
 
 def show(renderable: Any) -> None:
-    """Prints a table or the like of rich."""
-    safe_console().print(renderable)
+    """Prints a table or the like of rich; where there is no terminal, as wide as it is."""
+    console = safe_console()
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        unbounded = console.options.update(max_width=WIDEST)
+        console.width = max(console.width, console.measure(renderable, options=unbounded).maximum)
+    console.print(renderable)
 
 
 def show_json(values: Any) -> None:
