@@ -475,7 +475,10 @@ def test_what_a_terminal_would_obey_is_shown_instead(character: str) -> None:
     assert (len(shown), shown[0], shown[2:]) == (7, "a", "b\tc\nd")
 
 
-def test_a_table_in_a_pipe_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_in_a_pipe_is_as_wide_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     table = Table(*(f"task-{number}" for number in range(60)))
     table.add_row(*(f"{number}.25" for number in range(60)))
     show(table)
