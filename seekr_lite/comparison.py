@@ -188,7 +188,12 @@ def _groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[Met
 
 def _settings(recipe: Recipe) -> dict[str, str]:
     """`section.key` -> value as text, of what makes a run what it is, whatever its method and seed."""
-    return {key: str(value) for key, value in recipe.by_key().items() if not {key.partition(".")[0], key} & NO_SETTING}
+    return {key: str(value) for key, value in recipe.by_key().items() if is_setting(key)}
+
+
+def is_setting(key: str) -> bool:
+    """Whether `section.key` makes a run what it is, beside its method and seed."""
+    return not {key.partition(".")[0], key} & NO_SETTING
 
 
 def _differences(settings: Sequence[dict[str, str]]) -> dict[str, tuple[str, ...]]:

@@ -178,10 +178,10 @@ class Run:
             epochs: for this task; by default the recipe's (the last number, where it is a list).
         """
         recipe = self.recipe
-        if task.name in recipe.data.tasks and task.name not in self.tasks:  # it was stopped inside
-            return run(recipe, output=self.path, listener=listener, tasks=[task])
-        if task.name in recipe.data.tasks:
+        if task.name in self.tasks:
             raise UserError(f"task {task.name}: this run has learned it already; give the new task another name")
+        if task.name in recipe.data.tasks:  # it was stopped inside
+            return run(recipe, output=self.path, listener=listener, tasks=[task])
         changes: dict[str, Any] = {"data": {"tasks": (*recipe.data.tasks, task.name)}}
         last = recipe.epochs_of(len(recipe.data.tasks))
         if isinstance(recipe.train.epochs, tuple):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.comparison import NO_SETTING
+from seekr_lite.comparison import is_setting
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import show
 from seekr_lite.replay_store import replay_store
@@ -139,7 +139,7 @@ def _groups(runs: list[RunFacts], differing: Mapping[str, list[Any]]) -> dict[st
         keys = [
             key
             for key, values in differing.items()
-            if not {key.partition(".")[0], key} & NO_SETTING and len({repr(values[index]) for index in members}) > 1
+            if is_setting(key) and len({repr(values[index]) for index in members}) > 1
         ]
         for index in members:
             parts = [method, *(f"{key} = {_short(differing[key][index])}" for key in keys)]
