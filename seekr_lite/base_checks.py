@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from seekr_lite.errors import UserError
-from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.recipe import Recipe
 
 
@@ -17,7 +16,7 @@ def check_against_base(recipe: Recipe) -> None:
     if method.growth == "continue" and recipe.adapter.growth != "continue":
         raise UserError(f'adapter.growth = "stack": the method "{method.name}" works on "continue" only')
     config = load_config(recipe.base).get_text_config()
-    if recipe.method.name in SCORING_METHODS:
+    if method.looks_into_attention:
         from seekr_lite.attention.selection import resolve_budgets
 
         layers, heads = (getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads"))

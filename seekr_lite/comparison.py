@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.method_defaults import SCORING_METHODS
+from seekr_lite.method_defaults import HEADS_FOLDER
 
 if TYPE_CHECKING:
     from seekr_lite.recipe import Recipe
@@ -156,9 +156,9 @@ def _compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
 
 def _heads_held(folder: RunFolder) -> int | None:
     """How many heads the last task is held by; read from its JSON alone, so that no tensor is loaded."""
-    if folder.record.method not in SCORING_METHODS or not folder.record.stages:
+    if not folder.record.stages or not (folder.path / HEADS_FOLDER).is_dir():
         return None
-    return len(folder.load_state_values(len(folder.record.stages) - 1, "heads")["heads"])
+    return len(folder.load_state_values(len(folder.record.stages) - 1, HEADS_FOLDER)["heads"])
 
 
 def _groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[MethodGroup, ...]:

@@ -12,7 +12,7 @@ import torch
 from seekr_lite.attention.selection import Head
 from seekr_lite.errors import UserError
 from seekr_lite.extras import load_extra
-from seekr_lite.method_defaults import SCORING_METHODS
+from seekr_lite.method_defaults import HEADS_FOLDER, SCORING_METHODS
 from seekr_lite.recipe_errors import nearest
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MEASURES = ("importance", "sensitivity", "forgettability")  # the most telling first
 COLUMNS = ("sensitivity", "forgettability", "importance")  # in tables and files, in the order they are made
-HEADS_FOLDER = "heads"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +113,7 @@ class Heads:
         stages = folder.record.stages
         if not stages:
             raise UserError(f"{folder.path}: this run has learned no task yet, so it holds no head scores")
-        if folder.record.method not in SCORING_METHODS and not (folder.path / HEADS_FOLDER).is_dir():
+        if not holds_heads(folder):
             raise UserError(
                 f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", and heads '
                 f"are scored by {' and '.join(SCORING_METHODS)} alone; "
@@ -225,6 +224,11 @@ class Heads:
 
     def __repr__(self) -> str:
         return f"Heads({', '.join(task.task for task in self.tasks)})"
+
+
+def holds_heads(folder: RunFolder) -> bool:
+    """Whether the run has head scores, or should have them."""
+    return folder.record.method in SCORING_METHODS or (folder.path / HEADS_FOLDER).is_dir()
 
 
 def jaccard(one: tuple[Head, ...], two: tuple[Head, ...]) -> float:

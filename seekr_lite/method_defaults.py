@@ -13,5 +13,5 @@ DEFAULT_METHOD = "seekr"
 METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "seekr": {"replay_step": "own", "replay_passes": 12.0, "attention_weight": 30.0},
 }
-SCORING_METHODS = ("seekr", "seekr-paper")  # those that score heads, and hold old rows by their attention maps
-TEACHING_METHODS = ("derpp", *SCORING_METHODS)  # those whose old rows have a teacher of the student's own size
+HEADS_FOLDER = "heads"  # in a run folder: what a method that scores heads found
+SCORING_METHODS = ("seekr", "seekr-paper")  # ours that score heads, and hold old rows by their attention maps

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from typer.testing import CliRunner
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
+from seekr_lite.methods.seekr import Seekr
 from seekr_lite.plan.configs import model_config
 from seekr_lite.plan.costs import choose_speed, writing_speed
 from seekr_lite.plan.plan import GB, Plan, make_plan
 from seekr_lite.plan.schedule import count_evaluations, count_stages
 from seekr_lite.plan.workload import UNKNOWN, estimated_tokens, read_workload
-from seekr_lite.progress import Listener
+from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +84,46 @@ def test_less_than_an_hour_is_told_in_minutes(plan: Plan) -> None:
         console = Console(width=200, file=StringIO(), record=True)
         console.print(render_plan(plan if speed == 1000.0 else make_plan(tiny_recipe(), tokens_per_second=speed)))
         assert words in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"), [("sequential", 3), ("lwf", 4), ("lfpt5", 6)], ids=["sequential", "lwf", "lfpt5"]
+)
+def test_a_new_row_costs_what_its_method_does_with_it(method: str, passes: int) -> None:
+    """With checkpointing: forward, recomputed, backward; LwF's teacher; LFPT5 learns to write the row, too."""
+    speed = choose_speed(tiny_recipe("train.checkpointing=true", f"method.name={method}"), 8_030_000_000, 8)
+    assert speed is not None
+    assert speed.tokens_per_second == pytest.approx(2413 * 3 / passes)
+
+
+def test_a_variant_of_seekr_under_its_own_name_is_planned_as_one_that_scores_heads() -> None:
+    @sl.register_method
+    class Variant(Seekr):
+        name = "seekr-variant"
+
+    made = make_plan(tiny_recipe("method.name=seekr-variant", "method.head_budget=4"))
+    assert [phase.phase for phase in made.phases] == [
+        "load", "train", "replay", "scoring", "validation", "generation",
+    ]  # fmt: skip
+    assert made.disk.heads > 0
+
+
+def test_planning_tells_how_far_it_is() -> None:
+    class Heard(Listener):
+        told = done = 0
+
+        @contextmanager
+        def phase(self, description: str, total: int) -> Iterator[Advance]:
+            self.told += total
+
+            def advance(units: int) -> None:
+                self.done += units
+
+            yield advance
+
+    heard = Heard()
+    make_plan(tiny_recipe(), listener=heard)
+    assert heard.told == heard.done > 0
 
 
 def test_a_small_base_has_no_time_without_a_speed() -> None:

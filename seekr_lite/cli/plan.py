@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from seekr_lite.cli.options import AsJson, Overrides, RecipePath
+from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, listener
 from seekr_lite.report.terminal import show, show_json
 
 
@@ -21,6 +21,7 @@ def plan_command(
         bool, typer.Option("--measure", help="Build the base with random weights and run the longest steps here.")
     ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what a recipe will need: memory of every phase, disk, steps and time; and what fits on which card.
 
@@ -32,8 +33,9 @@ def plan_command(
     from seekr_lite.plan.measure import measure_plan, measured_dtype
     from seekr_lite.plan.plan import at_speed, make_plan
 
-    plan = make_plan(checked, tokens_per_second, measured_dtype(checked) if measure else None)
-    measured = measure_plan(checked, plan) if measure else None
+    hears = listener(quiet)
+    plan = make_plan(checked, tokens_per_second, measured_dtype(checked) if measure else None, hears)
+    measured = measure_plan(checked, plan, hears) if measure else None
     if measured and measured.speed and tokens_per_second is None:
         plan = at_speed(plan, checked, measured.speed)
     if as_json:

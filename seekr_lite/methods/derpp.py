@@ -23,6 +23,7 @@ class DarkExperienceReplay(Replay):
 
     name = "derpp"
     summary = "replay, and distillation of the old adapters' logits"
+    teaches_old_rows = True
 
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
         pairs = self.watched_heads(replay)

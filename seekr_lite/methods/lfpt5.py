@@ -58,6 +58,7 @@ class Lfpt5(DarkExperienceReplay):
 
     name = "lfpt5"
     summary = "a soft prompt that replays rows it has written itself"
+    trainings_of_a_new_row = 2  # its answer, and the writing of it
     default_options: ClassVar = {"tokens": 20, "writing_weight": 1.0, "learning_rate_factor": 30.0}
     option_ranges: ClassVar = {
         "tokens": (1, 10_000),

@@ -23,6 +23,7 @@ class LearningWithoutForgetting(Method):
 
     name = "lwf"
     summary = "distils the adapter before on the new rows"
+    teaches_new_rows = True
     default_options: ClassVar = {"strength": 3.0, "temperature": 2.0}
     option_ranges: ClassVar = {"strength": (0, 1e9), "temperature": (0.01, 1000)}
 

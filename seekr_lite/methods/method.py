@@ -85,7 +85,10 @@ class Method:
     starts_from_previous: ClassVar[bool] = True  # adapter k goes on from adapter k-1
     growth: ClassVar[Literal["continue", "stack"] | None] = None  # what `adapter.growth` must be; None: either
     routed_by_task: ClassVar[bool] = False  # task t is always answered by adapter t, so its name has to be known
-    looks_into_attention: ClassVar[bool] = False  # trains inside the tap
+    looks_into_attention: ClassVar[bool] = False  # scores heads when a task ends, and trains inside the tap
+    teaches_new_rows: ClassVar[bool] = False  # an old adapter is run on each new row, too
+    teaches_old_rows: ClassVar[bool] = False  # and on each old row
+    trainings_of_a_new_row: ClassVar[int] = 1  # forward and backward passes in which it learns from one
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
     default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
     processes: Processes = ALONE  # those that make the run; what is not shared among them, each does

@@ -15,6 +15,7 @@ from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
 from seekr_lite.attention.tap import HeadPairs
 from seekr_lite.attention.tappable import check_tappable
 from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.method_defaults import HEADS_FOLDER
 from seekr_lite.methods.derpp import DarkExperienceReplay, LayerHeads, LayerPairs
 from seekr_lite.methods.head_scoring import score_heads
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
@@ -29,7 +30,7 @@ class Seekr(DarkExperienceReplay):
     name = "seekr"
     summary = "DER++, and distillation of the attention maps of the heads that matter most"
     looks_into_attention = True
-    state_folder = "heads"
+    state_folder = HEADS_FOLDER
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)

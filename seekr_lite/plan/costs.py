@@ -8,7 +8,6 @@ from itertools import pairwise
 from math import exp, log
 from typing import TYPE_CHECKING
 
-from seekr_lite.method_defaults import SCORING_METHODS, TEACHING_METHODS
 from seekr_lite.methods.registry import method_class
 from seekr_lite.plan.schedule import EvaluationCount, StageCount
 from seekr_lite.plan.workload import Workload
@@ -74,13 +73,14 @@ def choose_speed(
     """The given training speed, or the reference's scaled to this many parameters; None where that would be a guess.
 
     What else a run does is taken from it: a training token is three passes of the model (forward, recomputed, backward;
-    weights are frozen), two without checkpointing; a teacher or a test is one; the heads of a sample take a training
-    step and two passes.
+    weights are frozen), two without checkpointing; a teacher (of the method's rows that have one) or a test is one; the
+    heads of a sample take a training step and two passes.
     """
     if tokens_per_second is None and parameters < SMALLEST_SCALED:
         return None
     train = 3 if recipe.train.checkpointing else 2
-    teacher = 1 if recipe.method.name in TEACHING_METHODS else 0
+    method = method_class(recipe.method.name)
+    new_row = train * method.trainings_of_a_new_row + method.teaches_new_rows
     if tokens_per_second is None:
         one_pass = 3 * REFERENCE_TOKENS_PER_SECOND * REFERENCE_PARAMETERS / parameters
         source = (
@@ -88,10 +88,10 @@ def choose_speed(
             "scaled by parameters"
         )
     else:
-        one_pass, source = train * tokens_per_second, "given"
+        one_pass, source = new_row * tokens_per_second, "given"
     return Speed(
-        tokens_per_second=one_pass / train,
-        replayed_per_second=one_pass / (train + teacher),
+        tokens_per_second=one_pass / new_row,
+        replayed_per_second=one_pass / (train + method.teaches_old_rows),
         scored_per_second=one_pass / (train + 2),
         read_per_second=one_pass,
         written_per_second=writing_speed(generation_rows) * one_pass / (3 * REFERENCE_TOKENS_PER_SECOND),
@@ -111,7 +111,8 @@ def writing_speed(rows: int) -> float:
 
 def estimate_hours(recipe: Recipe, stages: Sequence[StageCount], evaluations: EvaluationCount, speed: Speed) -> Hours:
     """The run's tokens at these speeds."""
-    scored = sum(stage.memory_tokens for stage in stages) if recipe.method.name in SCORING_METHODS else 0
+    scores_heads = method_class(recipe.method.name).looks_into_attention
+    scored = sum(stage.memory_tokens for stage in stages) if scores_heads else 0
     seconds = (
         sum(stage.new_tokens for stage in stages) / speed.tokens_per_second,
         sum(stage.replay_tokens for stage in stages) / speed.replayed_per_second,

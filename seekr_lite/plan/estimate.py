@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.plan.account import MemoryAccount, SavedBytes, tensor_bytes
 from seekr_lite.plan.fake import fake_base, fake_tensors
 from seekr_lite.plan.phases import (
@@ -28,6 +27,7 @@ from seekr_lite.plan.phases import (
     train_step,
 )
 from seekr_lite.plan.weights import optimizer_bytes
+from seekr_lite.progress import Advance, Listener
 
 if TYPE_CHECKING:
     import torch
@@ -129,30 +129,41 @@ def steps_after_task(sizes: Sizes, scores_heads: bool) -> Iterator[PhaseStep]:
     yield PhaseStep("generation", "last token", last_token_pass, sizes.generation)
 
 
-def estimate_activations(recipe: Recipe, config: Any, dtype: torch.dtype, sizes: Sizes) -> ActivationPlan:
+def estimate_activations(
+    recipe: Recipe, config: Any, dtype: torch.dtype, sizes: Sizes, listener: Listener | None = None
+) -> ActivationPlan:
     """Runs the longest steps at two depths. See the module."""
     text = config.get_text_config()
     layers, heads = int(text.num_hidden_layers), int(text.num_attention_heads)
     held = held_heads(recipe, layers, heads)
     shallow = max(FEWEST_LAYERS, -(-held // heads))
-    if shallow + 1 >= layers:
-        return _run(recipe, config, layers, dtype, sizes, held)
-    few = _run(recipe, config, shallow, dtype, sizes, held)
-    more = _run(recipe, config, shallow + 1, dtype, sizes, held)
-    return _deeper(few, more, layers - shallow)
+    depths = (layers,) if shallow + 1 >= layers else (shallow, shallow + 1)
+    steps = [*steps_while_learning(sizes), *steps_after_task(sizes, _scores_heads(recipe))]
+    total = len(depths) * sum(len(_rows_seen(step)) for step in steps)
+    with (listener or Listener()).phase("planning memory", total) as advance:
+        runs = [_run(recipe, config, depth, dtype, sizes, held, advance) for depth in depths]
+    return runs[0] if len(runs) == 1 else _deeper(runs[0], runs[1], layers - shallow)
 
 
 def held_heads(recipe: Recipe, layers: int, heads: int) -> int:
-    """Heads that are held for each task: 0 but for seekr."""
+    """Heads that are held for each task: 0 of a method that scores none."""
     from seekr_lite.attention.selection import resolve_budgets
 
-    if recipe.method.name not in SCORING_METHODS:
+    if not _scores_heads(recipe):
         return 0
     budget = resolve_budgets(recipe.method, layers, heads)[1]
     return layers * heads if recipe.method.selection == "all" else budget
 
 
-def _run(recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Sizes, held: int) -> ActivationPlan:
+def _scores_heads(recipe: Recipe) -> bool:
+    from seekr_lite.methods.registry import method_class
+
+    return method_class(recipe.method.name).looks_into_attention
+
+
+def _run(
+    recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Sizes, held: int, advance: Advance
+) -> ActivationPlan:
     from seekr_lite.learner import Learner
 
     steps = []
@@ -164,12 +175,13 @@ def _run(recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Si
         others = _other_adapters(learner) + round(copies)
         gathered = tensor_bytes(learner.adapters.trainable_parameters())
         steps += [
-            replace(_observe(learner, step, sizes.length), gathered=gathered) for step in steps_while_learning(sizes)
+            replace(_observe(learner, step, sizes.length, advance), gathered=gathered)
+            for step in steps_while_learning(sizes)
         ]
         leave_last_task(learner)
         after = _other_adapters(learner) + round(copies)
         steps += [
-            _observe(learner, step, sizes.length)
+            _observe(learner, step, sizes.length, advance)
             for step in steps_after_task(sizes, learner.method.looks_into_attention)
         ]
         parameters = learner.adapters.trainable_parameters()
@@ -183,14 +195,21 @@ def _run(recipe: Recipe, config: Any, layers: int, dtype: torch.dtype, sizes: Si
     return ActivationPlan(adapters, tuple(steps))
 
 
-def _observe(learner: Learner, step: PhaseStep, length: RowLength) -> StepMemory:
-    one = observe(learner, step.run, 1, length)
+def _observe(learner: Learner, step: PhaseStep, length: RowLength, advance: Advance) -> StepMemory:
+    seen = []
+    for rows in _rows_seen(step):
+        seen.append(observe(learner, step.run, rows, length))
+        advance(1)
     if step.one_row:
-        return StepMemory(step, Line(one[0], 0), Line(one[1], 0))
-    rows = max(2, step.rows)
-    many = observe(learner, step.run, rows, length)
-    saved, peak = (_line(one[part], many[part], rows) for part in (0, 1))
+        saved, peak = (Line(part, 0) for part in seen[0])
+    else:
+        saved, peak = (_line(one, many, max(2, step.rows)) for one, many in zip(*seen, strict=True))
     return StepMemory(step, saved, peak)
+
+
+def _rows_seen(step: PhaseStep) -> tuple[int, ...]:
+    """With how many rows a step is run."""
+    return (1,) if step.one_row else (1, max(2, step.rows))
 
 
 def observe(learner: Learner, step: LongestStep, rows: int, length: RowLength) -> tuple[int, int]:

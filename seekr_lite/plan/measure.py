@@ -25,6 +25,7 @@ from seekr_lite.errors import UserError
 from seekr_lite.plan.configs import model_config
 from seekr_lite.plan.costs import Speed
 from seekr_lite.plan.weights import quantised_layers
+from seekr_lite.progress import Advance, Listener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +89,7 @@ def measured_dtype(recipe: Recipe) -> torch.dtype:
     return choose_dtype(recipe.base.dtype, choose_device(recipe.base.device))
 
 
-def measure_plan(recipe: Recipe, plan: Plan) -> Measured:
+def measure_plan(recipe: Recipe, plan: Plan, listener: Listener | None = None) -> Measured:
     """Builds the base and runs the longest step of every phase of a plan in `measured_dtype`, at its own sizes.
 
     Raises:
@@ -106,14 +107,17 @@ def measure_plan(recipe: Recipe, plan: Plan) -> Measured:
     text = config.get_text_config()
     held = held_heads(recipe, int(text.num_hidden_layers), int(text.num_attention_heads))
     learner = Learner(recipe, random_base(config, recipe, dtype, device))
-    enter_last_task(learner, plan.sizes.tasks, held)
-    moments = torch.empty(plan.training_state.optimizer, dtype=torch.uint8, device=device)
-    phases = [_measure(learner, step, plan) for step in steps_while_learning(plan.sizes)]
-    del moments
-    leave_last_task(learner)
-    scores = learner.method.looks_into_attention
-    phases += [_measure(learner, step, plan) for step in steps_after_task(plan.sizes, scores)]
-    writing = None if any(phase.failure for phase in phases) else _writing_seconds(learner, plan.sizes)
+    learning = list(steps_while_learning(plan.sizes))
+    after = list(steps_after_task(plan.sizes, learner.method.looks_into_attention))
+    with (listener or Listener()).phase("measuring", len(learning) + len(after) + 1) as advance:
+        enter_last_task(learner, plan.sizes.tasks, held)
+        moments = torch.empty(plan.training_state.optimizer, dtype=torch.uint8, device=device)
+        phases = [_measure(learner, step, plan, advance) for step in learning]
+        del moments
+        leave_last_task(learner)
+        phases += [_measure(learner, step, plan, advance) for step in after]
+        writing = None if any(phase.failure for phase in phases) else _writing_seconds(learner, plan.sizes)
+        advance(1)
     return Measured(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU",
         dtype=str(dtype).removeprefix("torch."),
@@ -168,7 +172,7 @@ def _writing_seconds(learner: Learner, sizes: Sizes) -> float:
         return max(seconds(1 + WRITTEN) - seconds(1), 1e-9)
 
 
-def _measure(learner: Learner, step: PhaseStep, plan: Plan) -> MeasuredPhase:
+def _measure(learner: Learner, step: PhaseStep, plan: Plan, advance: Advance) -> MeasuredPhase:
     """Runs a step twice: the first compiles and fills caches, the second is timed."""
     import torch
 
@@ -181,6 +185,7 @@ def _measure(learner: Learner, step: PhaseStep, plan: Plan) -> MeasuredPhase:
         return replace(result, failure=str(error).splitlines()[0])
     finally:
         free_memory()
+        advance(1)
     stays = 0 if learner.base.device.type == "cuda" else planned.stays
     return replace(result, peak=stays + peak, seconds=seconds)
 

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.method_defaults import SCORING_METHODS
+from seekr_lite.methods.registry import method_class
 from seekr_lite.plan.configs import model_config, planned_dtype
 from seekr_lite.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
 from seekr_lite.plan.estimate import ActivationPlan, AdapterBytes, Sizes, StepMemory, estimate_activations
 from seekr_lite.plan.schedule import EvaluationCount, StageCount, count_evaluations, count_stages
 from seekr_lite.plan.weights import LOADING_AT_ONCE, BaseBytes, base_bytes
 from seekr_lite.plan.workload import Workload, read_workload
+from seekr_lite.progress import Listener
 
 if TYPE_CHECKING:
     import torch
@@ -110,12 +111,18 @@ class Plan:
         return values
 
 
-def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: torch.dtype | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    tokens_per_second: float | None = None,
+    dtype: torch.dtype | None = None,
+    listener: Listener | None = None,
+) -> Plan:
     """Plans a recipe; nothing is loaded or downloaded.
 
     Args:
         tokens_per_second: of training; by default a published figure, scaled to the base.
         dtype: what is computed in; by default the recipe's, "auto" being bfloat16 unless it runs on a CPU.
+        listener: hears of progress.
 
     Raises:
         UserError: the base's sizes are not known here, or the recipe or its data is wrong.
@@ -127,13 +134,14 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: tor
     dtype = dtype or planned_dtype(recipe.base)
     base = bytes_of_config(config, dtype, recipe.base.quantization)
     sizes = longest_sizes(recipe, workload, stages)
-    activations = estimate_activations(recipe, config, dtype, sizes)
+    activations = estimate_activations(recipe, config, dtype, sizes, listener)
     memory = MemoryPlan(base, activations, on_gpu=recipe.base.device != "cpu")
     phases = memory.phases()
     limit_gb = recipe.run.memory_limit_gb
     speed = choose_speed(recipe, base.parameters, sizes.generation, tokens_per_second)
     text = config.get_text_config()
-    scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if recipe.method.name in SCORING_METHODS else 0
+    scores_heads = method_class(recipe.method.name).looks_into_attention
+    scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if scores_heads else 0
     local = Path(recipe.base.model).expanduser().is_dir() or recipe.base.model == "tiny"
     most_tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
     most = recipe.train.batch_size, most_tested
@@ -184,8 +192,6 @@ def bytes_of_config(config: Any, dtype: torch.dtype, quantization: str) -> BaseB
 
 def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCount]) -> Sizes:
     """The longest row, and how many of it meet in each phase."""
-    from seekr_lite.methods.registry import method_class
-
     length, method = workload.longest, method_class(recipe.method.name)
     new_tokens = recipe.data.max_answer_tokens
     at_once = max(1, recipe.train.micro_batch_tokens // length.tokens)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
-from seekr_lite.method_defaults import SCORING_METHODS
 from seekr_lite.replay_store import replay_store
 from seekr_lite.report.run_facts import RunFacts
 
@@ -60,12 +59,12 @@ def _losses(facts: RunFacts) -> dict[str, Any]:
 
 def _heads(facts: RunFacts, problems: list[str]) -> dict[str, Any] | None:
     """None where the method scores no heads, or none are scored yet."""
-    from seekr_lite.heads import HEADS_FOLDER, Heads
+    from seekr_lite.heads import Heads, holds_heads
 
     try:
         return Heads.of_run(facts.folder).to_json() if facts.learned else None
     except UserError as error:
-        if facts.method in SCORING_METHODS or (facts.folder.path / HEADS_FOLDER).is_dir():
+        if holds_heads(facts.folder):
             problems.append(str(error))
         return None
 
