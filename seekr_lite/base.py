@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
+from seekr_lite.files import user_path
 from seekr_lite.no_pickle import no_pickle
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def resolve_model(name: str) -> str:
 def _folder(name: str) -> Path | None:
     """The folder of that name, if there is one."""
     try:
-        folder = Path(name).expanduser()
+        folder = user_path(name)
         return folder if folder.is_dir() else None
-    except (OSError, RuntimeError):  # no folder has such a name; ~somebody whom nobody knows
+    except OSError:  # no folder has such a name
         return None
 
 

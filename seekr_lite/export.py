@@ -26,7 +26,7 @@ from seekr_lite.base import (
     resolve_model,
 )
 from seekr_lite.errors import UserError
-from seekr_lite.files import json_text, user_folder, write_tensors
+from seekr_lite.files import json_text, user_folder, user_path, write_tensors
 from seekr_lite.loaded_model import with_adapter, with_snapshot
 from seekr_lite.modes import eval_mode
 from seekr_lite.progress import Listener
@@ -114,7 +114,7 @@ def export(
         UserError: `to` exists or cannot be written, no such merge or task, a damaged adapter, or a folder whose logits
             are not those of the model that it was made from (nothing is left of it).
     """
-    to, listener = Path(to), listener or Listener()
+    to, listener = user_path(to), listener or Listener()
     if merge not in MERGES:
         raise UserError(f'merge "{merge}": allowed: {", ".join(MERGES)}{nearest(merge, MERGES)}')
     stage = folder.stage_after(after)

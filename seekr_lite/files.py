@@ -73,12 +73,20 @@ def _in_place_of(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as people write them: `~` is the home folder. `~somebody` whom nobody knows stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @contextmanager
 def user_file(path: str | Path) -> Iterator[Path]:
     """`new_file` for a file that the user named; of a link, the file it leads to. Raises `UserError` where it cannot be
     written, or is a folder, a device or a pipe: those are not replaced."""
     try:
-        target = Path(path).resolve()
+        target = user_path(path).resolve()
         if target.exists() and not target.is_file():
             raise UserError(f"{path}: this file cannot be written: there is something else of that name; name a file")
         with _in_place_of(target) as temporary:
@@ -123,7 +131,7 @@ def user_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         UserError: there is something of that name, or it cannot be written.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.exists() or path.is_symlink():
         raise UserError(
             f"{path}: there is something of that name already, and nothing is overwritten; name another one"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import Stopped, UserError
 from seekr_lite.evaluation.scoreboard import perplexity
+from seekr_lite.files import user_path
 from seekr_lite.general_store import KeptText, model_key
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.run_models import RunModels, Stage, find_stages, model_name
@@ -57,7 +58,7 @@ def general_likelihood(
     """
     from seekr_lite.data.rows import read_text
 
-    path, listener = Path(file).expanduser().resolve(), listener or Listener()
+    path, listener = user_path(file).resolve(), listener or Listener()
     stages: list[Stage] = find_stages(folder, after) if after else [None, *range(len(folder.record.stages))]
     text = read_text(path, path.parent)
     kept = _kept(folder, path.name, text, listener)

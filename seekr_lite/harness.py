@@ -20,6 +20,7 @@ from seekr_lite.data.readers import SAFE_BUILDERS
 from seekr_lite.data.rows import read_text
 from seekr_lite.errors import UserError, shown
 from seekr_lite.extras import load_extra
+from seekr_lite.files import user_path
 from seekr_lite.progress import Listener
 from seekr_lite.recipe_errors import nearest
 from seekr_lite.run_models import RunModels, find_stages, model_name
@@ -169,7 +170,7 @@ def read_task_file(file: str | Path) -> dict[str, Any]:
     """
     import yaml
 
-    path = Path(file).expanduser()
+    path = user_path(file)
     text = read_text(path, path.parent)
     if "!function" in text:
         raise UserError(f"{file}: it runs code (`!function`), and task files of others are data here; use a template")

@@ -13,6 +13,7 @@ from seekr_lite.comparison import Comparison
 from seekr_lite.errors import Interrupted, UserError
 from seekr_lite.evaluation.rounds import planned_evaluations
 from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.files import user_path
 from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Advance, Listener
 from seekr_lite.recipe import Recipe
@@ -90,7 +91,7 @@ def plan_runs(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], outp
     planned = []
     for method in methods:
         for seed in seeds:
-            path = Path(output) / f"{method}-{seed}"
+            path = user_path(output) / f"{method}-{seed}"
             changed = recipe.with_(method={"name": method}, run={"seed": seed, "output": str(path)})
             planned.append(PlannedRun(method, seed, changed, path))
     return planned
@@ -154,7 +155,7 @@ def _holds_all(folder: RunFolder, recipe: Recipe) -> bool:
 
 
 def _is_recipe_file(what: object) -> bool:
-    return isinstance(what, str | Path) and not Path(what).is_dir() and Path(what).suffix == ".toml"
+    return isinstance(what, str | Path) and not user_path(what).is_dir() and Path(what).suffix == ".toml"
 
 
 def _recipe(what: Run | Recipe | str | Path, overrides: Sequence[str]) -> Recipe:

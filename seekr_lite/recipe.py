@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from seekr_lite.errors import UserError
+from seekr_lite.files import user_path
 from seekr_lite.limits import MAX_RECIPE_BYTES, MAX_RECIPE_DEPTH, MAX_RECIPE_DOTS
 from seekr_lite.method_defaults import DEFAULT_METHOD, METHOD_DEFAULTS
 from seekr_lite.recipe_checks import check_keys_together
@@ -282,7 +283,7 @@ class Recipe(Section):
         Raises:
             UserError: the file is missing, is not TOML, or the recipe is wrong.
         """
-        path = Path(path)
+        path = user_path(path)
         recipe = cls.from_text(read_recipe_text(path), path, overrides)
         if recipe.run.output is None:
             recipe = recipe.with_(run={"output": f"runs/{path.stem}"})

@@ -25,6 +25,7 @@ from seekr_lite.files import (
     read_json,
     read_limited,
     read_tensors,
+    user_path,
     write_json,
     write_tensors,
     write_text,
@@ -102,7 +103,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """Raises `UserError` where there is no run, or its record is damaged."""
-        path = Path(path)
+        path = user_path(path)
         try:
             there = cls.is_run(path)
         except OSError as error:  # a name that is too long, a folder that nobody may look into

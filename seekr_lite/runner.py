@@ -17,7 +17,7 @@ from seekr_lite.data.task import Task
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.files import writing
+from seekr_lite.files import user_path, writing
 from seekr_lite.lock import locked
 from seekr_lite.methods.registry import with_options
 from seekr_lite.phase_costs import TESTING, phase_cost
@@ -158,7 +158,7 @@ class Run:
         from seekr_lite.files import user_file
         from seekr_lite.report.run_html import run_html
 
-        target = Path(path) if path is not None else self.path / "report.html"
+        target = user_path(path) if path is not None else self.path / "report.html"
         page = run_html(self)
         with user_file(target) as temporary:
             temporary.write_text(page, encoding="utf-8")
@@ -234,7 +234,7 @@ def run(
 
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_toml(recipe, overrides)
-    path = Path(output or recipe.run.output or "runs/run").expanduser()
+    path = user_path(output or recipe.run.output or "runs/run")
     recipe = with_options(recipe.with_(run={"output": str(path)}))  # a run goes on with these, whatever defaults become
     stop = StopRequest()
     processes = Processes.launched(choose_device(recipe.base.device), stop)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
-from seekr_lite.files import user_file
+from seekr_lite.files import user_file, user_path
 from seekr_lite.method_defaults import METHOD_DEFAULTS
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write_new_recipe(file: str | Path, name: str | None = None) -> None:
     Raises:
         UserError: the file exists or cannot be written, it is not called *.toml, or no recipe is called `name`.
     """
-    path = Path(file)
+    path = user_path(file)
     if path.suffix != ".toml":
         raise UserError(f"{file}: a recipe is a TOML file; call it {path.name}.toml")
     text = own_tasks_recipe(str(file)) if name is None else _copy(shipped_recipe(name), path)

@@ -142,6 +142,13 @@ def test_jsonl_layouts(tmp_path: Path, layout: str) -> None:
     assert len(task.train) == len(task.test) == len(ROWS)
 
 
+@pytest.mark.parametrize("kind", ["trace", "jsonl"])
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _trace(tmp_path / "data", "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_tasks(_settings(kind, Path("~/data"), "mine"))[0].train) == len(ROWS)
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     row = {"question": "2 + 2", "reply": "4", "references": ["4", "four"]}
     _trace(tmp_path, "sums", [row], [row])

@@ -197,3 +197,25 @@ def test_a_prediction_that_was_changed_on_disk_is_made_again(tmp_path: Path) -> 
     assert draft.known(["one:", "two:"]) == {0: "1", 1: "2"}
     draft.path.write_text(draft.path.read_text().replace('"2"', '"3"'))
     assert draft.known(["one:", "two:"]) == {0: "1"}
+
+
+def test_every_path_of_the_python_api_may_begin_with_the_home_folder(
+    finished_run: sl.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A notebook has no shell that would replace `~`."""
+    monkeypatch.setenv("HOME", str(finished_run.path.parent))
+    monkeypatch.chdir(tmp_path)
+    opened = sl.open_run(f"~/{finished_run.path.name}")
+    assert opened.path == finished_run.path
+    assert opened.save_report("~/page.html") == finished_run.path.parent / "page.html"
+    opened.export("~/exported")
+    assert (finished_run.path.parent / "exported" / "adapter_config.json").is_file()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_of_somebody_unknown_is_a_name_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sl.UserError, match="~nobody-of-that-name/run: there is no run here"):
+        sl.open_run("~nobody-of-that-name/run")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.data.rows import example, examples, hold_out, parse_json, read_rows, read_text
 from seekr_lite.data.task import Example, Task, check_task_name
 from seekr_lite.errors import UserError
+from seekr_lite.files import user_path
 from seekr_lite.limits import MAX_TOY_ROWS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def load_tasks(settings: DataSettings) -> list[Task]:
     """
     reader = READERS[settings.format]
     tasks, problems = [], []
-    if settings.path and settings.format != "datasets" and not _is_folder(Path(settings.path)):
+    if settings.path and settings.format != "datasets" and not _is_folder(user_path(settings.path)):
         raise UserError(
             f"data.path {settings.path}: there is no such folder, seen from where the command was called; it has to "
             f"hold a folder for each task, named as in data.tasks, with {SPLIT_FILES.get(settings.format, 'its rows')}"
@@ -88,7 +89,7 @@ def read_trace(name: str, settings: DataSettings) -> Task:
     from seekr_lite.evaluation.extraction import trace_extraction
     from seekr_lite.evaluation.metrics import trace_metric
 
-    root = Path(settings.path or "")
+    root = user_path(settings.path or "")
     folder = _task_folder(root, name)
 
     def split(which: str) -> list[Example]:
@@ -106,7 +107,7 @@ def read_superni(name: str, settings: DataSettings) -> Task:
     """
     from seekr_lite.evaluation.metrics import superni_metric
 
-    root = Path(settings.path or "")
+    root = user_path(settings.path or "")
     matches = _superni_folders(root, name)
     if len(matches) > 1:
         raise UserError(f'data.tasks: "{name}" could be {" or ".join(matches)} (in {root}); give the full name of one')
@@ -155,7 +156,7 @@ def _superni_rows(path: Path, root: Path) -> list[Example]:
 
 def read_jsonl(name: str, settings: DataSettings) -> Task:
     """Your own tasks: `<path>/<task>/train.jsonl` and `test.jsonl` (or .json), or `<path>/<task>.train.jsonl`."""
-    root = Path(settings.path or "")
+    root = user_path(settings.path or "")
 
     def split(which: str) -> list[Example]:
         folder = root / name
@@ -180,8 +181,9 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
     import datasets
 
     path = settings.path or ""
-    local = Path(path) / name
-    _refuse_links_outside(local, Path(path))
+    root = user_path(path)
+    local = root / name
+    _refuse_links_outside(local, root)
 
     def split(which: str) -> list[Example]:
         try:
@@ -190,7 +192,7 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
                 if local.is_dir()
                 else datasets.load_dataset_builder(path, name)
             )
-            _refuse_unsafe_files(builder, Path(path), f"data.path {path}, task {name}")
+            _refuse_unsafe_files(builder, root, f"data.path {path}, task {name}")
             builder.download_and_prepare()
             found = builder.as_dataset(split=which)
         except UserError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.files import user_path
 from seekr_lite.methods.registry import method_class
 from seekr_lite.plan.configs import model_config, planned_dtype
 from seekr_lite.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
@@ -142,7 +142,7 @@ def make_plan(
     text = config.get_text_config()
     scores_heads = method_class(recipe.method.name).looks_into_attention
     scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if scores_heads else 0
-    local = Path(recipe.base.model).expanduser().is_dir() or recipe.base.model == "tiny"
+    local = user_path(recipe.base.model).is_dir() or recipe.base.model == "tiny"
     most_tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
     most = recipe.train.batch_size, most_tested
     return Plan(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Example, Task
+from seekr_lite.files import user_path
 from seekr_lite.plan.phases import RowLength
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def read_workload(recipe: Recipe) -> Workload:
 
 def _is_here(recipe: Recipe) -> bool:
     data = recipe.data
-    return data.format == "toy" or (data.format != "python" and Path(data.path or "").is_dir() and bool(data.path))
+    return data.format == "toy" or (data.format != "python" and user_path(data.path or "").is_dir() and bool(data.path))
 
 
 def _tokenizer(recipe: Recipe) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import show
+from seekr_lite.files import user_path
 from seekr_lite.run_evaluation import known_metrics, known_result
 from seekr_lite.run_record import learned_tasks
 
@@ -95,7 +95,7 @@ def _on_the_hub(recipe: Recipe) -> bool:
     from seekr_lite.push import check_hub_id
 
     path = recipe.data.path
-    if recipe.data.format != "datasets" or not path or Path(path).expanduser().exists():
+    if recipe.data.format != "datasets" or not path or user_path(path).exists():
         return False
     try:
         check_hub_id(path, "data.path")
