@@ -136,7 +136,7 @@ class AdapterSequence(SnapshotSequence):
         """`adapter_config.json` of a snapshot, with sorted lists so that files of equal runs are equal."""
         config = self._config(snapshot.rank, self.settings.dropout)
         config.target_modules = self.model.peft_config[STUDENT].target_modules
-        config.base_model_name_or_path = self.base.name_or_path
+        config.base_model_name_or_path, config.revision = self.base.name_or_path, self.base.revision
         config.inference_mode = True
         return {key: _plain(value) for key, value in sorted(config.to_dict().items())}
 

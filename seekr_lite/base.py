@@ -25,11 +25,12 @@ TINY = "tiny"
 
 @dataclass
 class Base:
-    """A loaded base: the frozen model, its tokenizer, and the name under which PEFT finds it again."""
+    """A loaded base: the frozen model, its tokenizer, and the name and revision under which PEFT finds it again."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name_or_path: str
+    revision: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +115,7 @@ def load_base(settings: BaseSettings, device: torch.device | None = None) -> Bas
     keep_trainable(model)
     _choose_threads(settings.model == TINY and device.type == "cpu")
     model.config.use_cache = False  # a cache is for generation, which asks for it
-    return Base(model, load_tokenizer(settings), resolve_model(settings.model))
+    return Base(model, load_tokenizer(settings), resolve_model(settings.model), settings.revision)
 
 
 _threads_before: list[int] = []  # of torch, while the tiny base has it use one

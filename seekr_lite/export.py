@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seekr_lite.base import (
+    Base,
     choose_device,
     choose_dtype,
     free_memory,
@@ -170,10 +171,10 @@ def _write_adapter(recipe: Recipe, snapshot: Snapshot, target: Path) -> None:
         (target / "adapter_config.json").write_text(json_text(prompt_config(base, snapshot)), encoding="utf-8")
     else:
         config = with_adapter(base, snapshot).peft_config["default"]
-        config.base_model_name_or_path = base.name_or_path
+        config.base_model_name_or_path, config.revision = base.name_or_path, base.revision
         config.save_pretrained(str(target))
     write_tensors(target / "adapter_model.safetensors", snapshot.weights, {"format": "pt"})
-    base.tokenizer.save_pretrained(str(target))
+    write_tokenizer(base, target)
 
 
 def _write_merged(
@@ -193,8 +194,18 @@ def _write_merged(
         merged.save_pretrained(str(target))
     except SafetensorError as error:  # a full disk, in safetensors' words
         raise OSError(str(error)) from None
-    base.tokenizer.save_pretrained(str(target))
+    write_tokenizer(base, target)
     return logits
+
+
+def write_tokenizer(base: Base, target: Path) -> None:
+    """Raises `OSError` where it cannot be written."""
+    try:
+        base.tokenizer.save_pretrained(str(target))
+    except Exception as error:
+        if type(error) is Exception:  # all that the library tokenizers has for a full disk
+            raise OSError(str(error)) from None
+        raise
 
 
 # ------------------------------------------------------------------ comparing

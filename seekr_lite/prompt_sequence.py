@@ -178,6 +178,7 @@ def prompt_config(base: Base, snapshot: Snapshot) -> dict[str, Any]:
         "num_virtual_tokens": snapshot.rank,
         "peft_type": "PROMPT_TUNING",
         "prompt_tuning_init": "RANDOM",
+        "revision": base.revision,
         "task_type": "CAUSAL_LM",
         "token_dim": snapshot.weights[EMBEDDINGS].shape[1],
     }

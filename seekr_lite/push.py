@@ -142,6 +142,7 @@ def _peft_config(folder: RunFolder, stage: int, snapshot: Snapshot, base: str) -
     """Written anew: numbers and the names of layers alone come from the run folder, nothing that makes PEFT act."""
     from peft import LoraConfig
 
+    settings = folder.recipe().base
     layers = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in snapshot.weights}
     short = read_json(folder.adapter_folder(stage) / CONFIG).get("target_modules")
     if not isinstance(short, list) or not all(any(f".{one}".endswith(f".{end}") for end in short) for one in layers):
@@ -152,6 +153,7 @@ def _peft_config(folder: RunFolder, stage: int, snapshot: Snapshot, base: str) -
         lora_alpha=snapshot.alpha,
         target_modules=short,
         base_model_name_or_path=base,
+        revision=settings.revision if settings.model == base else None,
         inference_mode=True,
     )
     values = sorted(config.to_dict().items())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from seekr_lite.adapters import AdapterSequence
-from seekr_lite.base import load_base
+from seekr_lite.base import load_base, resolve_model
 from seekr_lite.errors import UserError
-from seekr_lite.recipe import AdapterSettings, BaseSettings
+from seekr_lite.learner import Learner
+from seekr_lite.recipe import AdapterSettings, BaseSettings, Recipe
 
 
 def sequence(quantization: str = "none", growth: str = "continue") -> AdapterSequence:
@@ -35,6 +38,16 @@ def test_embeddings_take_no_adapter() -> None:
     base = load_base(BaseSettings(model="tiny", quantization="none", device="cpu"))
     with pytest.raises(UserError, match="embeddings take no adapter"):
         AdapterSequence(base, AdapterSettings(targets=("embed_tokens", "q_proj")), seed=0)
+
+
+@pytest.mark.parametrize("method", ["sequential", "pp"])
+def test_an_adapter_names_its_base_and_the_pinned_revision(method: str, small_recipe: Callable[..., Recipe]) -> None:
+    learner = Learner(small_recipe(method={"name": method}, base={"revision": "v1"}))
+    learner.adapters.start_task(from_previous=True)
+    learner.adapters.finish_task()
+    config = learner.adapters.config_of(learner.adapters.snapshots[0])
+    assert config["base_model_name_or_path"] == resolve_model("tiny")
+    assert config["revision"] == "v1"
 
 
 def test_acting_as_leaves_the_student_as_it_was() -> None:

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
+from seekr_lite.base import load_base
 from seekr_lite.cli.app import app
-from seekr_lite.export import Agreement
+from seekr_lite.export import Agreement, write_tokenizer
 from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe import BaseSettings, Recipe
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -137,3 +138,11 @@ def test_no_number_is_no_agreement() -> None:
     one, broken = torch.zeros(2, 3), torch.full((2, 3), float("nan"))
     assert not Agreement.of([broken], [one]).within(torch.float32)
     assert not Agreement.of([one], [one[:1]]).within(torch.float32)
+
+
+def test_what_the_tokenizers_library_cannot_write_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """It knows one kind of exception for all that is wrong."""
+    (tmp_path / "tokenizer.json").mkdir()
+    base = load_base(BaseSettings(model="tiny", quantization="none", device="cpu"))
+    with pytest.raises(OSError, match="Is a directory"):
+        write_tokenizer(base, tmp_path)
