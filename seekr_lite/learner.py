@@ -89,7 +89,9 @@ class Learner:
         self.adapters = method.make_adapters(self.base, recipe)
         self.method: Method = method(recipe.method, self.adapters, recipe.run.seed)
         self.method.processes = processes
-        self.micro_batches = MicroBatches(recipe.train.micro_batch_tokens, self.listener, self.base.device.type)
+        self.micro_batches = MicroBatches(
+            recipe.train.micro_batch_tokens, self.listener, self.base.device.type, method.extra_tokens(recipe)
+        )
         self.tasks: list[Task] = []
         self.memory: list[tuple[Example, ...]] = []  # by task
         self._results: dict[tuple[int | None, int], TaskResult] = {}  # (adapter, task)

@@ -26,16 +26,20 @@ PASS_TOKENS = {"cuda": 256, "cpu": 80}
 
 
 class MicroBatches:
-    """The tokens (padded) that pass the model at once; fewer after each time that memory ran out."""
+    """The tokens (padded) that pass the model at once; fewer after each time that memory ran out.
 
-    def __init__(self, tokens: int, listener: Listener, device: str = "cpu") -> None:
+    in_front: tokens that the method puts in front of each row.
+    """
+
+    def __init__(self, tokens: int, listener: Listener, device: str = "cpu", in_front: int = 0) -> None:
         self.tokens = tokens
         self.listener = listener
+        self.in_front = in_front
         self.pass_tokens = PASS_TOKENS.get(device, PASS_TOKENS["cpu"])
 
     def split(self, lengths: Sequence[int]) -> list[list[int]]:
         """Groups of row indices; a row that is longer than the limit goes alone."""
-        return split_by_cost(lengths, self.tokens, self.pass_tokens)
+        return split_by_cost([length + self.in_front for length in lengths], self.tokens, self.pass_tokens)
 
     def fit(self, step: Callable[[], Result], lengths: Sequence[int], undo: Callable[[], None]) -> Result:
         """Does a step over rows of these lengths; where memory runs out, undoes it and does it in smaller parts.
@@ -54,7 +58,7 @@ class MicroBatches:
                     raise
             # Outside of the `except` block, whose traceback holds on to the tensors of the step.
             undo()
-            self._shrink(len(lengths), max(lengths))
+            self._shrink(len(lengths), max(lengths) + self.in_front)
             restore_random_states(before)
 
     def _shrink(self, rows: int, largest: int) -> None:

@@ -61,6 +61,19 @@ def test_a_small_card_learns_the_same_and_says_so_once(method: str, small_recipe
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["l2p", "lfpt5"])
+def test_tokens_in_front_of_a_row_count_too(method: str, small_recipe: Callable[..., Recipe]) -> None:
+    """All rows of a step fit 400 tokens without their soft prompts, and not with them."""
+    recipe = small_recipe(method={"name": method}, train={"micro_batch_tokens": 400, "epochs": 1})
+    learner = Learner(recipe)
+    passed: list[int] = []
+    learner.base.model.base_model.register_forward_pre_hook(
+        lambda module, inputs, options: passed.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    learner.learn(gather_tasks(recipe, None, ())[0])
+    assert 250 < max(passed) <= 400
+
+
 def gradients_of_a_step(recipe: Recipe, room: int) -> tuple[list[torch.Tensor], Said]:
     from seekr_lite.methods.schedule import Step
     from seekr_lite.step_gradients import StepGradients

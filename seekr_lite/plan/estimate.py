@@ -41,7 +41,7 @@ FEWEST_LAYERS = 3
 @dataclass(frozen=True)
 class Sizes:
     """How large the longest steps are: tasks of the sequence, the longest row, and rows at once in each phase
-    (replay 0: nothing is replayed)."""
+    (replay 0: nothing is replayed). in_front: tokens that the method puts in front of a row."""
 
     tasks: int
     length: RowLength
@@ -49,6 +49,7 @@ class Sizes:
     replay: int
     held_out: int
     generation: int
+    in_front: int = 0
 
 
 @dataclass(frozen=True)

@@ -193,8 +193,8 @@ def bytes_of_config(config: Any, dtype: torch.dtype, quantization: str) -> BaseB
 def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCount]) -> Sizes:
     """The longest row, and how many of it meet in each phase."""
     length, method = workload.longest, method_class(recipe.method.name)
-    new_tokens = recipe.data.max_answer_tokens
-    at_once = max(1, recipe.train.micro_batch_tokens // length.tokens)
+    new_tokens, in_front = recipe.data.max_answer_tokens, method.extra_tokens(recipe)
+    at_once = max(1, recipe.train.micro_batch_tokens // (length.tokens + in_front))
     count = len(recipe.data.tasks) or 1
     replayed = max((stage.most_replay_rows for stage in stages), default=at_once if count > 1 else 0)
     tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
@@ -206,7 +206,8 @@ def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCoun
         train=min(at_once, recipe.train.batch_size),
         replay=min(at_once, replayed) if method.replays else 0,
         held_out=min(max(1, batch // length.tokens), held_out),
-        generation=min(max(1, batch // (length.prompt + new_tokens)), tested),
+        generation=min(max(1, batch // (in_front + length.prompt + new_tokens)), tested),
+        in_front=in_front,
     )
 
 
@@ -234,15 +235,16 @@ class MemoryPlan:
         largest = max(phases, key=lambda phase: phase.peak)
         fixed = [step for step in self.activations.steps if step.step.one_row]
         always = self._load().peak <= limit and all(self._phase(step, 1).peak <= limit for step in fixed)
+        row = sizes.length.tokens + sizes.in_front
         micro = self._most_rows(limit, ("train", "replay"), batch_size) if always else 0
         tested = self._most_rows(limit, ("validation", "generation"), most_tested) if always else 0
         return CardFit(
             memory_gb,
             largest.peak <= limit,
             largest.phase,
-            micro * sizes.length.tokens or None,
+            micro * row or None,
             micro == batch_size,
-            tested * sizes.length.tokens or None,
+            tested * row or None,
         )
 
     def _most_rows(self, limit: float, phases: Sequence[str], most: int) -> int:

@@ -25,9 +25,10 @@ def render_plan(plan: Plan) -> Any:
     from rich.text import Text
 
     length = plan.sizes.length
+    in_front = f", {plan.sizes.in_front} in front of it" if plan.sizes.in_front else ""
     title = (
         f"{plan.model}, {plan.parameters / 1e6:,.1f} million parameters, {plan.quantization}, in {plan.dtype}; "
-        f"longest row {length.prompt} + {length.answer} tokens"
+        f"longest row {length.prompt} + {length.answer} tokens{in_front}"
     )
     table = Table(box=SIMPLE_HEAD, caption=CAPTION, caption_justify="left")
     for column in ("phase", "rows", "peak", "base", "adapters", "AdamW", "kept", "working", "CUDA"):
