@@ -156,7 +156,7 @@ def _compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
 
 def _heads_held(folder: RunFolder) -> int | None:
     """How many heads the last task is held by; read from its JSON alone, so that no tensor is loaded."""
-    if not folder.record.stages or not (folder.path / HEADS_FOLDER).is_dir():
+    if not folder.record.stages or not folder.holds_heads:
         return None
     return len(folder.load_state_values(len(folder.record.stages) - 1, HEADS_FOLDER)["heads"])
 

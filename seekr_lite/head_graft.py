@@ -18,7 +18,7 @@ from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example
 from seekr_lite.errors import UserError
 from seekr_lite.head_study import read_task, score_task_heads
-from seekr_lite.heads import Heads, holds_heads
+from seekr_lite.heads import Heads
 from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.methods.registry import method_class
 from seekr_lite.progress import Advance, Listener, ignore
@@ -167,7 +167,7 @@ def _loss(adapters: AdapterSequence, batch: Batch, recorder: Recorder | None) ->
 
 def _chosen_heads(folder: RunFolder, tasks: Sequence[str], listener: Listener) -> dict[str, tuple[Head, ...]]:
     """The run's own choice; of a run without one, what SEEKR would choose now."""
-    if holds_heads(folder):
+    if folder.holds_heads:
         heads = Heads.of_run(folder)
         return {task: heads.of(task).chosen for task in tasks}
     from seekr_lite.runner import Run

@@ -113,7 +113,7 @@ class Heads:
         stages = folder.record.stages
         if not stages:
             raise UserError(f"{folder.path}: this run has learned no task yet, so it holds no head scores")
-        if not holds_heads(folder):
+        if not folder.holds_heads:
             raise UserError(
                 f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", and heads '
                 f"are scored by {' and '.join(SCORING_METHODS)} alone; "
@@ -224,11 +224,6 @@ class Heads:
 
     def __repr__(self) -> str:
         return f"Heads({', '.join(task.task for task in self.tasks)})"
-
-
-def holds_heads(folder: RunFolder) -> bool:
-    """Whether the run has head scores, or should have them."""
-    return folder.record.method in SCORING_METHODS or (folder.path / HEADS_FOLDER).is_dir()
 
 
 def jaccard(one: tuple[Head, ...], two: tuple[Head, ...]) -> float:

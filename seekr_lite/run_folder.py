@@ -32,6 +32,7 @@ from seekr_lite.files import (
     writing,
 )
 from seekr_lite.lock import LOCK_FILE
+from seekr_lite.method_defaults import HEADS_FOLDER, SCORING_METHODS
 from seekr_lite.prediction_draft import DraftFile
 from seekr_lite.progress import Listener
 from seekr_lite.run_record import (
@@ -345,6 +346,11 @@ class RunFolder:
         write_json(self.path / SCORES_FILE, values)
         self._note(self.path / SCORES_FILE)
         self.save()
+
+    @property
+    def holds_heads(self) -> bool:
+        """Whether it has head scores, or should have them."""
+        return self.record.method in SCORING_METHODS or (self.path / HEADS_FOLDER).is_dir()
 
     @property
     def has_scores(self) -> bool:

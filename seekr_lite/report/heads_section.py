@@ -25,12 +25,12 @@ def heads_content(facts: RunFacts) -> str:
     """The panels; or one sentence where there are none."""
     if not facts.learned:
         return '<p class="empty">No head is scored yet: no task has been learned to its end.</p>'
-    from seekr_lite.heads import Heads, holds_heads
+    from seekr_lite.heads import Heads
 
     try:
         heads = Heads.of_run(facts.folder)
     except UserError as error:
-        if holds_heads(facts.folder):
+        if facts.folder.holds_heads:
             return f'<p class="empty">The head scores cannot be read. {text(error)}</p>'
         return f'<p class="empty">There are no head scores: {" and ".join(SCORING_METHODS)} alone score heads.</p>'
     return _slider(heads) + "".join(_panel(task, index) for index, task in enumerate(heads.tasks)) + _changes(heads)

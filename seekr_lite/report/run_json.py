@@ -59,12 +59,12 @@ def _losses(facts: RunFacts) -> dict[str, Any]:
 
 def _heads(facts: RunFacts, problems: list[str]) -> dict[str, Any] | None:
     """None where the method scores no heads, or none are scored yet."""
-    from seekr_lite.heads import Heads, holds_heads
+    from seekr_lite.heads import Heads
 
     try:
         return Heads.of_run(facts.folder).to_json() if facts.learned else None
     except UserError as error:
-        if holds_heads(facts.folder):
+        if facts.folder.holds_heads:
             problems.append(str(error))
         return None
 
