@@ -100,7 +100,7 @@ def push(
         )
     config = _peft_config(folder, stage, snapshot, base)
     contents: dict[str, bytes | Path] = {
-        CARD: hub_card(folder, stage, to, base, snapshot.rank).encode(),
+        CARD: hub_card(folder, stage, to, config).encode(),
         CONFIG: json_text(config).encode(),
         WEIGHTS: folder.adapter_folder(stage) / WEIGHTS,
     }

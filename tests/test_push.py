@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,6 +136,18 @@ def test_the_card_is_valid_for_the_hub_and_tells_scores_and_recipe(finished_run:
 def test_the_card_names_a_data_set_of_the_hub(finished_run: sl.Run) -> None:
     recipe = finished_run.recipe.with_(data={"format": "datasets", "path": "someone/their-data"})
     assert ModelCard(front_matter(recipe, "a/b")).data.datasets == ["someone/their-data"]
+
+
+@pytest.mark.parametrize(("base", "revision"), [(None, "v1"), ("someone/copy", None)], ids=["its own", "another"])
+def test_the_pinned_revision_goes_with_the_recipes_own_base(
+    finished_run: sl.Run, tmp_path: Path, base: str | None, revision: str | None
+) -> None:
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    run = sl.open_run(tmp_path / "run")
+    run.folder.write_recipe(run.recipe.with_(base={"model": "someone/base", "revision": "v1"}))
+    push = run.push("me/adapter", base_model=base)
+    assert json.loads(push.contents["adapter_config.json"])["revision"] == revision  # type: ignore[arg-type] - bytes
+    assert ('revision="v1"' in push.card) == (revision is not None)
 
 
 # ------------------------------------------------------------------ repositories that exist

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import show
@@ -26,13 +26,14 @@ CITATION = """@inproceedings{he-etal-2024-seekr,
 }"""
 
 
-def hub_card(folder: RunFolder, stage: int, repository: str, base: str, rank: int) -> str:
+def hub_card(folder: RunFolder, stage: int, repository: str, config: dict[str, Any]) -> str:
     """A card in the hub's form: YAML front matter (every text in it is a JSON text, which is YAML), then Markdown."""
     record, recipe = folder.record, folder.recipe()
+    base, rank = config["base_model_name_or_path"], config["r"]
     learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
     versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
     revision = f", revision {recipe.base.revision}" if recipe.base.revision else ""
-    pinned = f", revision={json.dumps(recipe.base.revision)}" if revision and base == recipe.base.model else ""
+    pinned = f", revision={json.dumps(config['revision'])}" if config["revision"] else ""
     return f"""{front_matter(recipe, base)}
 # {repository.rpartition("/")[2]}
 
