@@ -60,6 +60,8 @@ README_METHODS = (
     "derpp",
     "seekr",
     "seekr-paper",
+    "replay-nf4",
+    "derpp-nf4",
     "seekr-nf4",
     "replay-tenth",
     "isolated",
@@ -169,20 +171,34 @@ def _head(study: Study, runs: Sequence[Result]) -> str:
     orders = study.orders or {"": tuple(settings["data.tasks"])}
     lines = [f"## {study.title}\n"]
     lines += [f"Tasks{' in order ' + name if name else ''}: {', '.join(tasks)}." for name, tasks in orders.items()]
-    devices = ", ".join(sorted({run.device for run in runs}))
     packages = sorted({f"{name} {run.versions[name]}" for run in runs for name in ("torch", "transformers", "peft")})
     rows, tests = (settings[f"data.{split}_limit"] or "all" for split in ("train", "test"))
-    quantization = settings["base.quantization"]
-    kind = settings["base.dtype"] if quantization == "none" else quantization
+    kind = mode(_kind_of_base(run) for run in runs)
     lines.append(
         f"Base {runs[0].base}, {kind} where nothing else is said; {rows} training and {tests} test rows a task, "
         f"{_epochs(settings)} epochs, LoRA rank {settings['adapter.rank']}, learning rate "
-        f"{settings['train.learning_rate']:g}. Device: {devices}; {', '.join(packages)}. The study: "
+        f"{settings['train.learning_rate']:g}. Device: {_devices(runs)}; {', '.join(packages)}. The study: "
         f"`benchmarks/studies/{study.name}.toml`."
     )
     lines.append(f"\n    python benchmarks/study.py {study.name}\n")
     lines += [study.notes + "\n"] if study.notes else []
     return "\n".join([*lines, *_endings(study, runs)])
+
+
+def _kind_of_base(run: Result) -> str:
+    quantization = run.settings["base.quantization"]
+    return str(run.settings["base.dtype"] if quantization == "none" else quantization)
+
+
+def _devices(runs: Sequence[Result]) -> str:
+    """The device of most runs, and which variants ran on another."""
+    usual = mode(run.device for run in runs)
+    elsewhere = sorted({(run.device, run.variant) for run in runs if run.device != usual})
+    others = [
+        f"{', '.join(f'`{variant}`' for device, variant in elsewhere if device == one)} on {one}"
+        for one in dict.fromkeys(device for device, _ in elsewhere)
+    ]
+    return "; ".join([usual, *others])
 
 
 def _endings(study: Study, runs: Sequence[Result]) -> list[str]:
