@@ -94,6 +94,7 @@ TRIALS = {
     "seekr": Trial("12 passes: the default", _seekr(OFTEN)),
     "seekr-often-shared": Trial("12 passes, beside new rows", _seekr(OFTEN, replay_step="shared")),
     "seekr-often-weight300": Trial("12 passes, attention weight 300", _seekr(OFTEN, attention_weight=300.0)),
+    "seekr-often-weight1000": Trial("12 passes, attention weight 1000", _seekr(OFTEN, attention_weight=1000.0)),
     "seekr-weight300": Trial("4 passes, attention weight 300", _seekr(attention_weight=300.0)),
     "seekr-weight5": Trial("4 passes, attention weight 5", _seekr(attention_weight=5.0)),
     "seekr-no-labels": Trial(
