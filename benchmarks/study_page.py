@@ -92,10 +92,23 @@ def readme_with_results(readme: str, results: Path) -> str:
     parts = []
     for study, runs in _with_results(results):
         if study.claims:
-            of_all = _of_common_orders(study, runs, README_METHODS)
-            parts += [_table(study, of_all, f"{study.title}:\n\n", README_METHODS, README_COLUMNS, brief=True), "\n"]
+            parts += [f"{table}\n" for table in _readme_tables(study, runs)]
             parts += [f"- {line}\n" for line in _readme_verdicts(study, runs)] + ["\n"]
     return "".join([before, README_START, "\n", *parts, README_END, after])
+
+
+def _readme_tables(study: Study, runs: Sequence[Result]) -> list[str]:
+    """The main methods in the orders that all of them have; and, of more orders, those that ran in all."""
+    orders = study.order_names
+    common = _of_common_orders(study, runs, README_METHODS)
+    shown = [name for name in orders if any(run.order == name for run in common)]
+    title = f"{study.title}, order {' and '.join(shown)}" if len(orders) > 1 else study.title
+    tables = [_table(study, common, f"{title}:\n\n", README_METHODS, README_COLUMNS, brief=True)]
+    in_all = [name for name in README_METHODS if _orders_of(name, runs) == set(orders)]
+    if in_all and shown != list(orders):
+        title = f"{study.title}, all orders"
+        tables.append(_table(study, runs, f"{title}:\n\n", in_all, README_COLUMNS, brief=True))
+    return tables
 
 
 def _readme_verdicts(study: Study, runs: Sequence[Result]) -> list[str]:

@@ -253,6 +253,9 @@ def test_the_tables_and_verdicts_of_the_readme_are_those_of_the_committed_raw_re
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "| `seekr` |" in readme
     assert "By OP, BWT, NLL, NLL since learned: **holds**" in readme
+    one_order, all_orders = readme.split("Eight TRACE tasks, SmolLM2-135M, order 1:")[1].split("all orders:")
+    assert "| `seekr` | 3 |" in one_order
+    assert "| `seekr` | 5 |" in all_orders
     assert readme_with_results(readme, RESULTS) == readme
 
 
