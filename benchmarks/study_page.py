@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -168,7 +169,8 @@ def _tried(folder: Path) -> str:
     what = {one["name"]: one["what"] for one in found}
     best_first = sorted(what, key=lambda name: [fmean(means.get((name, one), [inf])) for one in sequences])
     heads = [f"{one}: {', '.join(next(t['tasks'] for t in found if t['sequence'] == one))}" for one in sequences]
-    lines = ["## What was tried\n", TRIED_TEXT]
+    devices = _devices([(one["name"], one["device"]) for one in found])
+    lines = ["## What was tried\n", f"{TRIED_TEXT}Device: {devices}.\n"]
     lines += [f"| | what | {' | '.join(heads)} |", f"|---|---|{'---|' * len(sequences)}"]
     for name in best_first:
         cells = [_spread(means.get((name, one), []), MEASURES["nll"].digits) for one in sequences]
@@ -186,11 +188,12 @@ def _head(study: Study, runs: Sequence[Result]) -> str:
     lines += [f"Tasks{' in order ' + name if name else ''}: {', '.join(tasks)}." for name, tasks in orders.items()]
     packages = sorted({f"{name} {run.versions[name]}" for run in runs for name in ("torch", "transformers", "peft")})
     rows, tests = (settings[f"data.{split}_limit"] or "all" for split in ("train", "test"))
+    devices = _devices([(run.variant, run.device) for run in runs])
     kind = mode(_kind_of_base(run) for run in runs)
     lines.append(
         f"Base {runs[0].base}, {kind} where nothing else is said; {rows} training and {tests} test rows a task, "
         f"{_epochs(settings)} epochs, LoRA rank {settings['adapter.rank']}, learning rate "
-        f"{settings['train.learning_rate']:g}. Device: {_devices(runs)}; {', '.join(packages)}. The study: "
+        f"{settings['train.learning_rate']:g}. Device: {devices}; {', '.join(packages)}. The study: "
         f"`benchmarks/studies/{study.name}.toml`."
     )
     lines.append(f"\n    python benchmarks/study.py {study.name}\n")
@@ -203,15 +206,16 @@ def _kind_of_base(run: Result) -> str:
     return str(run.settings["base.dtype"] if quantization == "none" else quantization)
 
 
-def _devices(runs: Sequence[Result]) -> str:
-    """The device of most runs, and which variants ran on another."""
-    usual = mode(run.device for run in runs)
-    elsewhere = sorted({(run.device, run.variant) for run in runs if run.device != usual})
-    others = [
-        f"{', '.join(f'`{variant}`' for device, variant in elsewhere if device == one)} on {one}"
-        for one in dict.fromkeys(device for device, _ in elsewhere)
-    ]
-    return "; ".join([usual, *others])
+def _devices(ran: Sequence[tuple[str, str]]) -> str:
+    """Of (name, device) of each run: the device of most, and which ran on another."""
+    usual, counts = mode(device for _, device in ran), Counter(ran)
+    of_name = Counter(name for name, _ in ran)
+    elsewhere: dict[str, list[str]] = {}
+    for (name, device), count in sorted(counts.items()):
+        if device != usual:
+            share = "" if count == of_name[name] else f" ({count} of {of_name[name]})"
+            elsewhere.setdefault(device, []).append(f"`{name}`{share}")
+    return "; ".join([usual, *(f"{', '.join(names)} on {device}" for device, names in sorted(elsewhere.items()))])
 
 
 def _endings(study: Study, runs: Sequence[Result]) -> list[str]:

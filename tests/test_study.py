@@ -208,11 +208,12 @@ def test_the_page_has_the_figures_of_the_raw_results(tiny_results: Path) -> None
 def test_the_head_of_a_study_tells_the_base_and_the_device_of_most_runs(tiny_results: Path, tmp_path: Path) -> None:
     (plain,) = [run for run in read_results(tiny_results / "tiny") if run.variant == "sequential"]
     odd = replace(plain, variant="replay", device="another", settings={**plain.settings, "base.quantization": "nf4"})
-    for run in (odd, *(replace(plain, seed=seed) for seed in range(2))):
+    some = replace(plain, seed=3, device="another")
+    for run in (odd, some, *(replace(plain, seed=seed) for seed in range(3))):
         write_text(tmp_path / "tiny" / f"{run.variant}-{run.seed}.json", json.dumps(run.to_json()))
     page, _ = build_page(tmp_path, [find_study("tiny")])
     assert f"{plain.settings['base.dtype']} where nothing else is said" in page
-    assert f"Device: {plain.device}; `replay` on another;" in page
+    assert f"Device: {plain.device}; `replay`, `sequential` (1 of 4) on another;" in page
 
 
 @pytest.mark.parametrize(
