@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from statistics import fmean, median, mode
@@ -105,7 +105,7 @@ def _readme_tables(study: Study, runs: Sequence[Result]) -> list[str]:
     shown = [name for name in orders if any(run.order == name for run in common)]
     title = f"{study.title}, order {' and '.join(shown)}" if len(orders) > 1 else study.title
     tables = [_table(study, common, f"{title}:\n\n", README_METHODS, README_COLUMNS, brief=True)]
-    in_all = [name for name in README_METHODS if _orders_of(name, runs) == set(orders)]
+    in_all = _in_all_orders(study, runs, README_METHODS)
     if in_all and shown != list(orders):
         title = f"{study.title}, all orders"
         tables.append(_table(study, runs, f"{title}:\n\n", in_all, README_COLUMNS, brief=True))
@@ -238,12 +238,16 @@ def _tables(study: Study, runs: Sequence[Result]) -> list[str]:
         return [_table(study, runs, "")]
     by_order = {name: [run for run in runs if run.order == name] for name in study.order_names}
     tables = [_table(study, found, f"Order {name}:\n\n") for name, found in by_order.items() if found]
-    in_all = [name for name in study_variants(study) if _orders_of(name, runs) == set(study.order_names)]
+    in_all = _in_all_orders(study, runs, study_variants(study))
     return [*tables, _table(study, runs, "All orders together:\n\n", in_all)] if in_all else tables
 
 
 def _orders_of(variant: str, runs: Sequence[Result]) -> set[str]:
     return {run.order for run in runs if run.variant == variant}
+
+
+def _in_all_orders(study: Study, runs: Sequence[Result], variants: Iterable[str]) -> list[str]:
+    return [name for name in variants if _orders_of(name, runs) == set(study.order_names)]
 
 
 def _of_common_orders(study: Study, runs: Sequence[Result], variants: Sequence[str]) -> list[Result]:
