@@ -216,6 +216,14 @@ def test_the_head_of_a_study_tells_the_base_and_the_device_of_most_runs(tiny_res
     assert f"Device: {plain.device}; `replay`, `sequential` (1 of 4) on another;" in page
 
 
+def test_a_trial_has_a_figure_for_each_seed(tmp_path: Path) -> None:
+    trial = {"name": "seekr", "what": "the default", "sequence": "superni", "tasks": ["task591"], "device": "cpu"}
+    for seed, nll in ((101, [0.5, 1.5]), (99, [2.0, 2.0])):
+        write_text(tmp_path / "tried" / f"{seed}.json", json.dumps({**trial, "seed": seed, "nll": nll}))
+    page, _ = build_page(tmp_path)
+    assert "| `seekr` | the default | 2.000, 1.000 |" in page
+
+
 @pytest.mark.parametrize(
     ("pairs", "verdicts"),
     [(1, "By NLL, OP: **undecided** (1 of 5 pairs)"), (5, "By NLL: **holds**; by OP: **undecided**")],
