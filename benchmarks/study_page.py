@@ -107,8 +107,7 @@ def _readme_tables(study: Study, runs: Sequence[Result]) -> list[str]:
     tables = [_table(study, common, f"{title}:\n\n", README_METHODS, README_COLUMNS, brief=True)]
     in_all = _in_all_orders(study, runs, README_METHODS)
     if in_all and shown != list(orders):
-        title = f"{study.title}, all orders"
-        tables.append(_table(study, runs, f"{title}:\n\n", in_all, README_COLUMNS, brief=True))
+        tables.append(_table(study, runs, f"{study.title}, all orders:\n\n", in_all, README_COLUMNS, brief=True))
     return tables
 
 
