@@ -23,8 +23,8 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.torture_case import CHECKPOINT_STEPS, Outcome, Whole, artefacts, recipe_for, steps_done_twice
-from seekr_lite.lock import LOCK_FILE
-from seekr_lite.progress import Listener
+from seekr_lite.common.progress import Listener
+from seekr_lite.runs.lock import LOCK_FILE
 
 OPERATIONS = ("fsync", "replace", "rename", "unlink", "remove", "mkdir", "rmdir", "chmod", "truncate", "ftruncate")
 RENAMES = ("replace", "rename")

@@ -58,22 +58,22 @@ from benchmarks.official_attention import (
     eager_attention,
     official_attention,
 )
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.divergence import MapShape, attention_divergence
 from seekr_lite.attention.tap import AttentionCall, HeadPairs, select_heads, tap
-from seekr_lite.base import Base, checkpoint_activations, keep_trainable
+from seekr_lite.common.files import write_text
+from seekr_lite.common.memory import forget_peak, memory_in_use, peak_memory
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.files import write_text
-from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span
 from seekr_lite.methods.head_scoring import score_heads
-from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
-from seekr_lite.peak_memory import forget_peak, memory_in_use, peak_memory
-from seekr_lite.recipe import AdapterSettings, MethodSettings
-from seekr_lite.snapshots import SnapshotSequence
+from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span
+from seekr_lite.model.base import Base, checkpoint_activations, keep_trainable
+from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
+from seekr_lite.model.snapshots import SnapshotSequence
+from seekr_lite.recipe.recipe import AdapterSettings, MethodSettings
 
 SEED = 0
 PAD = 0

@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.method_cost import device_name
 from benchmarks.torture_case import TASKS, recipe_for
 from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.errors import UserError
-from seekr_lite.files import write_json
-from seekr_lite.lock import LOCK_FILE
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import write_json
+from seekr_lite.common.progress import Listener
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.lock import LOCK_FILE
 from seekr_lite.versions import versions
 
 LEFT_BEHIND = "checkpoint.safetensors"
@@ -171,7 +171,7 @@ def read_scores(path: Path) -> Any:
 
 def read_stages(path: Path) -> Any:
     """All that a run goes on from."""
-    from seekr_lite.run_folder import RunFolder
+    from seekr_lite.runs.folder import RunFolder
 
     folder = RunFolder.open(path)
     stages = [folder.load_stage(index, "heads") for index in range(len(folder.record.stages))]

@@ -36,15 +36,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_data, bad_recipe, bad_run, good_run
 from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import write_json
 from seekr_lite.data.gather import check_metrics
 from seekr_lite.data.readers import load_tasks
-from seekr_lite.errors import UserError
-from seekr_lite.files import write_json
-from seekr_lite.heads import Heads
-from seekr_lite.recipe import DataSettings, Recipe
-from seekr_lite.replay_store import replay_store
-from seekr_lite.run_folder import RunFolder
-from seekr_lite.runner import Run
+from seekr_lite.recipe.recipe import DataSettings, Recipe
+from seekr_lite.runs.contents import replay_store
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.runner import Run
+from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.verify import verify_files
 from seekr_lite.versions import versions
 

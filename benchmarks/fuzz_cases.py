@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -231,10 +231,10 @@ def good_run(path: Path) -> None:
     from seekr_lite.data.task import Example, Task
     from seekr_lite.evaluation.evaluate import Prediction, TaskResult
     from seekr_lite.evaluation.rounds import scoreboard
-    from seekr_lite.learner import Learned
     from seekr_lite.methods.method import TaskState
-    from seekr_lite.run_folder import RunFolder
-    from seekr_lite.snapshots import Snapshot
+    from seekr_lite.model.snapshots import Snapshot
+    from seekr_lite.runs.folder import RunFolder
+    from seekr_lite.training.learner import Learned
 
     rows = (Example("a", "b"), Example("c", "d", ("d", "e")))
     tasks = [Task(name, rows, rows, rows[:1]) for name in ("shade", "mine")]
@@ -258,7 +258,7 @@ def good_run(path: Path) -> None:
 
 def bad_run(rng: random.Random, path: Path) -> None:
     """Spoils a file of a run. Half of the time by whoever knows how checksums are made, and makes them right again."""
-    from seekr_lite.run_record import text_checksum
+    from seekr_lite.runs.record import text_checksum
 
     record_path = path / "run.json"
     if rng.random() < 0.3:

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from seekr_lite.attention.tap import tap
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.errors import UserError
 from seekr_lite.evaluation.generate import mean_answer_nll
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
-from seekr_lite.recipe import MethodSettings
+from seekr_lite.recipe.recipe import MethodSettings
 
 SHAPE_KEYS = (
     "vocab_size",

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.golden_case import GIVEN, Case, read_json
 from seekr_lite.attention.importance import accumulated_importance
 from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 from seekr_lite.evaluation.extraction import EXTRACTIONS, trace_extraction
 from seekr_lite.evaluation.metrics import METRICS, trace_metric
 

@@ -38,14 +38,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
 from benchmarks.method_cost import device_name
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.files import read_tensors, write_json, write_tensors
-from seekr_lite.lock import LOCK_FILE
-from seekr_lite.processes import is_main_process
-from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import RunFolder
-from seekr_lite.step_gradients import StepGradients, TermValues
+from seekr_lite.common.files import read_tensors, write_json, write_tensors
+from seekr_lite.common.processes import is_main_process
+from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.lock import LOCK_FILE
+from seekr_lite.training.step_gradients import StepGradients, TermValues
 from seekr_lite.versions import versions
 
 ROOT = Path(__file__).parents[1]
@@ -82,16 +82,16 @@ class RecordedGradients(StepGradients):
 
 def work(recipe: Recipe, folder: Path, nudged: bool) -> None:
     """What a process does: its part of a run, with the gradients of first steps kept."""
-    from seekr_lite.progress import Listener
-    from seekr_lite.runner import run
+    from seekr_lite.common.progress import Listener
+    from seekr_lite.runs.runner import run
 
     RecordedGradients.kept.clear()
     with ExitStack() as changed:
-        changed.enter_context(patch("seekr_lite.learner.StepGradients", RecordedGradients))
+        changed.enter_context(patch("seekr_lite.training.learner.StepGradients", RecordedGradients))
         if recipe.base.dtype == "float64":
             changed.enter_context(patch("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", norm))
         if nudged:
-            changed.enter_context(patch("seekr_lite.adapters.AdapterSequence._initialise_student", nudge))
+            changed.enter_context(patch("seekr_lite.model.lora.AdapterSequence._initialise_student", nudge))
         run(recipe, output=folder, listener=Listener())
     if is_main_process():
         gradients = {

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.study_grid import Point, find_study, study_points
 from benchmarks.study_results import RESULTS, is_finished, make_result, result_path, write_result
 from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.errors import Interrupted, UserError
+from seekr_lite.common.errors import Interrupted, UserError
 
 ROOT = Path(__file__).parents[1]
 STOPPED = 3  # the exit code of a run that can be taken up

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from seekr_lite.report.html_page import text
-from seekr_lite.report.svg_charts import nice_ticks, number
+from seekr_lite.common.html_page import text
+from seekr_lite.common.svg_charts import nice_ticks, number
 
 WIDTH, HEIGHT = 560, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 130, 26, 34

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 from seekr_lite.methods.registry import method_class
-from seekr_lite.recipe import Recipe, parse_override, read_recipe_text
-from seekr_lite.recipe_errors import nearest
+from seekr_lite.recipe.problems import nearest
+from seekr_lite.recipe.recipe import Recipe, parse_override, read_recipe_text
 
 STUDIES = Path(__file__).parent / "studies"
 ORDER = "1"  # the name of the only order, where a study has one
@@ -56,7 +56,7 @@ class Claim(_Part):
 
 
 class GeneralText(_Part):
-    """Rows of a task that is not learned, whose inputs serve as general text (`seekr_lite.general_text`)."""
+    """Rows of a task that is not learned, whose inputs serve as general text (`seekr_lite.tools.general_text`)."""
 
     task: str
     rows: int = 40

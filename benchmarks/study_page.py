@@ -12,8 +12,8 @@ from benchmarks.study_charts import curves_chart
 from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, OPEN, Gain, Judged, figures, gain_of, judge, overall
 from benchmarks.study_grid import Claim, Comparison, Study, all_studies, study_variants
 from benchmarks.study_results import TRIED, Result, read_results
-from seekr_lite.comparison import Spread
-from seekr_lite.files import read_json, write_text
+from seekr_lite.common.files import read_json, write_text
+from seekr_lite.tools.compare.comparison import Spread
 
 LEFT_OUT = {"tiny"}  # shows that studies work, and is no evidence
 INTRODUCTION = f"""# Results

@@ -49,8 +49,8 @@ from benchmarks.torture_case import (
     summary,
 )
 from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.files import write_json
-from seekr_lite.lock import LOCK_FILE
+from seekr_lite.common.files import write_json
+from seekr_lite.runs.lock import LOCK_FILE
 from seekr_lite.versions import versions
 
 CASES = list(product(METHODS, GROWTHS))
@@ -139,8 +139,8 @@ def run_command(recipe_file: Path, output: Path, messages: Path) -> None:
 
 def load_libraries() -> None:
     """What a run imports, before the first fork."""
-    import seekr_lite.base
-    import seekr_lite.learner  # noqa: F401
+    import seekr_lite.model.base
+    import seekr_lite.training.learner  # noqa: F401
 
 
 # ---------------------------------------------------------------------- the torture

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from seekr_lite.evaluation.rounds import planned_evaluations
-from seekr_lite.lock import LOCK_FILE
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.lock import LOCK_FILE
 
 ROOT = Path(__file__).parents[1]
 METHODS, GROWTHS = ("sequential", "replay", "derpp", "seekr"), ("continue", "stack")

@@ -43,22 +43,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
 from benchmarks.method_cost import device_name
-from seekr_lite.adapters import AdapterSequence
-from seekr_lite.base import Base, choose_device, choose_dtype, free_memory, load_base, load_tokenizer
 from seekr_lite.cli.app import quiet_libraries
+from seekr_lite.common.files import write_json
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Task
-from seekr_lite.files import write_json
-from seekr_lite.learner import Learner
-from seekr_lite.methods import answer_states
-from seekr_lite.methods.answer_states import AnswerStates
 from seekr_lite.methods.method import StepTotals
-from seekr_lite.micro_batches import MicroBatches
-from seekr_lite.plan.configs import model_config
-from seekr_lite.plan.measure import random_base
-from seekr_lite.recipe import Recipe
+from seekr_lite.model import answer_states
+from seekr_lite.model.answer_states import AnswerStates
+from seekr_lite.model.base import Base, choose_device, choose_dtype, free_memory, load_base, load_tokenizer
+from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.plan.configs import model_config
+from seekr_lite.tools.plan.measure import random_base
+from seekr_lite.training.learner import Learner
+from seekr_lite.training.micro_batches import MicroBatches
 from seekr_lite.versions import versions
 
 ROOT = Path(__file__).parents[1]
@@ -176,7 +176,7 @@ def rows_as_they_come() -> Iterator[None]:
 @contextmanager
 def adapters_as_peft_makes_them() -> Iterator[None]:
     """What comes in is cast to the dtype of LoRA's matrices."""
-    with patch("seekr_lite.adapters.apply_in_dtype_of_input", lambda layers, adapter: None):
+    with patch("seekr_lite.model.lora.apply_in_dtype_of_input", lambda layers, adapter: None):
         yield
 
 
@@ -237,8 +237,8 @@ def make_trainer(base: Base, model: Any, recipe: Recipe, rows: Any, collator: An
 
 def in_our_order(rows: Sequence[EncodedExample], recipe: Recipe, stage: int) -> list[dict[str, Any]]:
     """Rows as the Trainer takes them, in the order in which ours meets them, so that steps hold the same rows."""
-    from seekr_lite.methods.schedule import plan_epoch
-    from seekr_lite.seeds import generator_for
+    from seekr_lite.common.seeds import generator_for
+    from seekr_lite.training.schedule import plan_epoch
 
     order = generator_for(recipe.run.seed, "order", stage)
     steps = plan_epoch(len(rows), recipe.train.batch_size, 0, 1.0, False, order)

@@ -30,23 +30,23 @@ from benchmarks.study_grid import ORDER, find_study, study_recipe
 from benchmarks.study_results import RESULTS, TRIED, shared_start
 from seekr_lite.attention.tap import HeadRecorder
 from seekr_lite.cli.app import quiet_libraries
+from seekr_lite.common.files import write_text
+from seekr_lite.common.seeds import seed_for
 from seekr_lite.data.batch import IGNORED, Batch
 from seekr_lite.data.encoding import EncodedExample, encode_prompts, encode_task_rows
 from seekr_lite.data.gather import gather_tasks
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
-from seekr_lite.files import write_text
-from seekr_lite.learner import Learner
-from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span, answer_states
 from seekr_lite.methods.ewc import ElasticWeightConsolidation
 from seekr_lite.methods.lfpt5 import SAMPLING
-from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.registry import register_method
 from seekr_lite.methods.seekr import Seekr
-from seekr_lite.recipe import MethodSettings
-from seekr_lite.seeds import seed_for
-from seekr_lite.snapshots import SnapshotSequence
+from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span, answer_states
+from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
+from seekr_lite.model.snapshots import SnapshotSequence
+from seekr_lite.recipe.recipe import MethodSettings
+from seekr_lite.training.learner import Learner
 from seekr_lite.versions import versions
 
 SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {  # the study whose recipe it is, and what differs

@@ -27,8 +27,8 @@ def picture_of_heads(run: Path, target: Path) -> None:
     """What `heads inspect` prints, as SVG."""
     from rich.console import Console
 
-    from seekr_lite.report.heads_table import render_heads, render_store
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
+    from seekr_lite.tools.heads.heads_table import render_heads, render_store
 
     opened = open_run(run)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
@@ -43,7 +43,7 @@ def picture_of_report(run: Path, browser_path: str, target: Path) -> None:
     """The upper part of the run's report, as PNG."""
     from browser import Browser
 
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
 
     with tempfile.TemporaryDirectory() as folder, Browser(browser_path) as browser:
         page = open_run(run).save_report(Path(folder) / "report.html")
@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit("name the run folder: python scripts/make_pictures.py runs/quickstart")
     from browser import find_browser
 
-    from seekr_lite.errors import UserError
+    from seekr_lite.common.errors import UserError
 
     run = Path(sys.argv[1])
     IMAGES.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Writes docs/recipe.md: every key of a recipe, from the descriptions beside the fields in `seekr_lite/recipe.py`.
+"""Writes docs/recipe.md: every key of a recipe, described beside the fields in `seekr_lite/recipe/recipe.py`.
 
 python scripts/make_recipe_reference.py
 """
@@ -9,14 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
 
 TARGET = Path(__file__).parents[1] / "docs" / "recipe.md"
 ENDLESS = 10**9  # bounds that only keep nonsense out are not worth a word
 HEAD = """# Recipe reference
 
 A recipe is a TOML file. Every key may be changed on the command line: `--set section.key=value`. Keys without a default
-must be given. Written by `scripts/make_recipe_reference.py` from `seekr_lite/recipe.py`.
+must be given. Written by `scripts/make_recipe_reference.py` from `seekr_lite/recipe/recipe.py`.
 """
 
 

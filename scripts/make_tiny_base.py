@@ -25,7 +25,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from seekr_lite.data.task import Example
 from seekr_lite.data.toy import pretraining_rows, vocabulary
 
-FOLDER = Path(__file__).resolve().parents[1] / "seekr_lite" / "tiny"
+FOLDER = Path(__file__).resolve().parents[1] / "seekr_lite" / "model" / "tiny"
 SEED = 20240607
 STEPS = 4500
 BATCH = 64

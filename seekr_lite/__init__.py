@@ -13,38 +13,38 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.hub_code import guard_against_hub_code
+from seekr_lite.model.guards import guard_against_hub_code
 
 if TYPE_CHECKING:
-    from seekr_lite.comparison import Comparison
+    from seekr_lite.common.errors import UserError
     from seekr_lite.data.task import Example, Task
-    from seekr_lite.errors import UserError
     from seekr_lite.evaluation.scoreboard import Scoreboard
-    from seekr_lite.head_study import score_task_heads
-    from seekr_lite.heads import Heads
-    from seekr_lite.learner import Learner
-    from seekr_lite.method_grid import compare
     from seekr_lite.methods.method import Method
     from seekr_lite.methods.registry import register_method
-    from seekr_lite.recipe import Recipe
-    from seekr_lite.runner import Run, open_run, run
+    from seekr_lite.recipe.recipe import Recipe
+    from seekr_lite.runs.runner import Run, open_run, run
+    from seekr_lite.tools.compare.comparison import Comparison
+    from seekr_lite.tools.compare.grid import compare
+    from seekr_lite.tools.heads.heads import Heads
+    from seekr_lite.tools.heads.study import score_task_heads
+    from seekr_lite.training.learner import Learner
 
 _HOMES = {
-    "Comparison": "seekr_lite.comparison",
+    "Comparison": "seekr_lite.tools.compare.comparison",
     "Example": "seekr_lite.data.task",
-    "Heads": "seekr_lite.heads",
-    "Learner": "seekr_lite.learner",
+    "Heads": "seekr_lite.tools.heads.heads",
+    "Learner": "seekr_lite.training.learner",
     "Method": "seekr_lite.methods.method",
-    "Recipe": "seekr_lite.recipe",
-    "Run": "seekr_lite.runner",
+    "Recipe": "seekr_lite.recipe.recipe",
+    "Run": "seekr_lite.runs.runner",
     "Scoreboard": "seekr_lite.evaluation.scoreboard",
     "Task": "seekr_lite.data.task",
-    "UserError": "seekr_lite.errors",
-    "compare": "seekr_lite.method_grid",
-    "open_run": "seekr_lite.runner",
+    "UserError": "seekr_lite.common.errors",
+    "compare": "seekr_lite.tools.compare.grid",
+    "open_run": "seekr_lite.runs.runner",
     "register_method": "seekr_lite.methods.registry",
-    "run": "seekr_lite.runner",
-    "score_task_heads": "seekr_lite.head_study",
+    "run": "seekr_lite.runs.runner",
+    "score_task_heads": "seekr_lite.tools.heads.study",
 }
 
 __all__ = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seekr_lite.common.errors import Stopped
 from seekr_lite.data.task import Task
-from seekr_lite.errors import Stopped
 from seekr_lite.methods.memory import ReplayRow
-from seekr_lite.methods.schedule import Step
-from seekr_lite.recipe import TrainSettings
+from seekr_lite.recipe.recipe import TrainSettings
+from seekr_lite.training.schedule import Step
 
 
 @dataclass(frozen=True)

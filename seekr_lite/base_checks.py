@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from seekr_lite.errors import UserError
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.errors import UserError
+from seekr_lite.recipe.recipe import Recipe
 
 
 def check_against_base(recipe: Recipe) -> None:
     """Refuses what the base cannot do, from its configuration alone."""
-    from seekr_lite.base import load_config
     from seekr_lite.methods.registry import method_class
+    from seekr_lite.model.base import load_config
 
     method = method_class(recipe.method.name)
     method.read_options(recipe.method)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 
 if TYPE_CHECKING:
-    from seekr_lite.base import Base
-    from seekr_lite.recipe import Recipe
-    from seekr_lite.run_folder import RunFolder
-    from seekr_lite.snapshots import Snapshot
+    from seekr_lite.model.base import Base
+    from seekr_lite.model.snapshots import Snapshot
+    from seekr_lite.recipe.recipe import Recipe
+    from seekr_lite.runs.folder import RunFolder
 
 
 @dataclass
@@ -26,7 +26,7 @@ class LoadedModel:
     @classmethod
     def of_run(cls, folder: RunFolder, after: str | None) -> LoadedModel:
         """Raises `UserError` where the run has learned no such task, or the adapter is damaged."""
-        from seekr_lite.base import load_base
+        from seekr_lite.model.base import load_base
 
         snapshot = folder.load_snapshot(folder.stage_after(after))
         recipe = folder.recipe()
@@ -61,7 +61,7 @@ def with_prompt(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
         UserError: the prompt does not belong to this base.
     """
     from seekr_lite.methods.registry import method_class
-    from seekr_lite.prompt_sequence import PromptSequence
+    from seekr_lite.model.soft_prompts import PromptSequence
 
     adapters = method_class(recipe.method.name).make_adapters(base, recipe)
     if not isinstance(adapters, PromptSequence) or not adapters.takes(snapshot):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 
 
 @contextmanager

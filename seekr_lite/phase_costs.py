@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.peak_memory import forget_peak, peak_memory
+from seekr_lite.common.memory import forget_peak, peak_memory
 
 if TYPE_CHECKING:
     import torch

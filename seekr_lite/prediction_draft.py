@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seekr_lite.common.files import append_text, writing
 from seekr_lite.evaluation.evaluate import PredictionDraft
-from seekr_lite.files import append_text, writing
-from seekr_lite.run_record import text_checksum
+from seekr_lite.runs.record import text_checksum
 
 
 class DraftFile(PredictionDraft):

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from seekr_lite.common.errors import UserError, brief
 from seekr_lite.data.task import check_task_name
-from seekr_lite.errors import UserError, brief
 from seekr_lite.limits import MAX_PROBLEMS_SHOWN, MAX_TASKS
-from seekr_lite.method_defaults import DEFAULT_METHOD
 from seekr_lite.methods.registry import METHODS, method_names
+from seekr_lite.recipe.method_names import DEFAULT_METHOD
 
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 FORMATS_WITH_PATH = ("trace", "superni", "jsonl", "datasets")
@@ -81,7 +81,7 @@ def _check_epochs(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def _check_method(method: Mapping[str, Any]) -> list[Problem]:
-    from seekr_lite.recipe_errors import nearest
+    from seekr_lite.recipe.problems import nearest
 
     name = method.get("name", DEFAULT_METHOD)
     if not isinstance(name, str) or name in METHODS or name in (known := method_names()):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seekr_lite.processes import Processes
+from seekr_lite.common.processes import Processes
 
 if TYPE_CHECKING:
-    from seekr_lite.step_gradients import TermValues
+    from seekr_lite.training.step_gradients import TermValues
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from seekr_lite.errors import shown
+from seekr_lite.common.errors import shown
 
 
 def strict_json(text: str) -> Any:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import seekr_lite as sl
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.progress import Listener
+from seekr_lite.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared"

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from seekr_lite.adapters import AdapterSequence
-from seekr_lite.base import load_base, resolve_model
-from seekr_lite.errors import UserError
-from seekr_lite.learner import Learner
-from seekr_lite.recipe import AdapterSettings, BaseSettings, Recipe
+from seekr_lite.common.errors import UserError
+from seekr_lite.model.base import load_base, resolve_model
+from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.recipe.recipe import AdapterSettings, BaseSettings, Recipe
+from seekr_lite.training.learner import Learner
 
 
 def sequence(quantization: str = "none", growth: str = "continue") -> AdapterSequence:

@@ -15,9 +15,9 @@ from seekr_lite.attention.divergence import MapShape, attention_divergence
 from seekr_lite.attention.importance import SensitivityRecorder
 from seekr_lite.attention.tap import HeadRecorder, Recorder, all_heads, tap
 from seekr_lite.attention.tappable import check_tappable
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.errors import UserError
 
 LAYERS, HEADS, WINDOW = 2, 4, 4
 SIZES: dict[str, Any] = {

@@ -12,10 +12,10 @@ from seekr_lite.attention.divergence import NO_ROW, MapShape, all_rows, attentio
 from seekr_lite.attention.importance import SensitivityRecorder
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.attention.tap import AttentionCall, HeadRecorder, Recorder, all_heads, tap
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.errors import UserError
-from seekr_lite.recipe import MethodSettings
+from seekr_lite.recipe.recipe import MethodSettings
 
 PAIRS, TOKENS, SIZE = 3, 7, 2
 PADDING = torch.tensor([0, 2, 3])

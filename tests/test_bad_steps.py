@@ -18,9 +18,9 @@ from test_run import artefacts
 from transformers import AutoTokenizer
 
 import seekr_lite as sl
-from seekr_lite.errors import Stopped
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.errors import Stopped
+from seekr_lite.common.progress import Listener
+from seekr_lite.recipe.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -32,7 +32,7 @@ ROWS = 8
 def base_with_a_hole(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The built-in base, with one token that it cannot compute with: the tilde."""
     folder = tmp_path_factory.mktemp("base") / "hole"
-    shutil.copytree(ROOT / "seekr_lite" / "tiny", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(ROOT / "seekr_lite" / "model" / "tiny", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     weights = load_file(folder / "model.safetensors")
     embedding = weights["model.embed_tokens.weight"]
     weights["lm_head.weight"] = embedding.clone()

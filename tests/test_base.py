@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from seekr_lite.base import choose_dtype, load_base, load_config, load_tokenizer
-from seekr_lite.errors import UserError
-from seekr_lite.recipe import BaseSettings
+from seekr_lite.common.errors import UserError
+from seekr_lite.model.base import choose_dtype, load_base, load_config, load_tokenizer
+from seekr_lite.recipe.recipe import BaseSettings
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8", "none"])
@@ -27,10 +27,10 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch: pyte
 
 
 def test_the_tiny_base_takes_one_thread_and_gives_the_others_back(tmp_path: Path) -> None:
-    import seekr_lite.tiny
+    import seekr_lite.model.tiny
 
     folder = tmp_path / "another"
-    shutil.copytree(Path(seekr_lite.tiny.__file__).parent, folder)
+    shutil.copytree(Path(seekr_lite.model.tiny.__file__).parent, folder)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -52,9 +52,9 @@ def test_cudnns_attention_is_left_alone() -> None:
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
-    import seekr_lite.tiny
+    import seekr_lite.model.tiny
 
-    tiny = Path(seekr_lite.tiny.__file__).parent
+    tiny = Path(seekr_lite.model.tiny.__file__).parent
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny / name).read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")

@@ -17,9 +17,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
-from seekr_lite.chat import Chat
 from seekr_lite.cli.app import app
 from seekr_lite.cli.chat import answering
+from seekr_lite.tools.chat import Chat
 
 PROMPT = "keeper: wolf red cake saw desert coat ->"
 WAIT = 120  # seconds; a busy machine is no error

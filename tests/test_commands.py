@@ -104,7 +104,7 @@ def test_no_color_is_heard_in_a_terminal(finished_run: sl.Run) -> None:
 
 
 def test_verbose_prints_each_event_on_a_line_and_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    from seekr_lite.report.console import Console
+    from seekr_lite.common.console import Console
 
     Console(verbose=True).event("step", task="a" * 100, loss=0.123456, norms={"cross_entropy": 1.0})
     assert capsys.readouterr().err == f"step task={'a' * 100} loss=0.1235 norms={{cross_entropy: 1}}\n"

@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.comparison import Comparison, Spread
-from seekr_lite.errors import Interrupted
-from seekr_lite.method_grid import commands, plan_runs
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.errors import Interrupted
+from seekr_lite.common.progress import Listener
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.compare.comparison import Comparison, Spread
+from seekr_lite.tools.compare.grid import commands, plan_runs
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()

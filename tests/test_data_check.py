@@ -11,15 +11,15 @@ import pytest
 from rich.console import Console
 from transformers import AutoTokenizer
 
-import seekr_lite.tiny
+import seekr_lite.model.tiny
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.check import TaskReport, check_data
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.task import Example, Task
-from seekr_lite.errors import UserError
-from seekr_lite.recipe import DataSettings
-from seekr_lite.report.data_table import SHOWN_CHARACTERS, render
+from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.tools.report.data_table import SHOWN_CHARACTERS, render
 
-TINY = AutoTokenizer.from_pretrained(Path(seekr_lite.tiny.__file__).parent)
+TINY = AutoTokenizer.from_pretrained(Path(seekr_lite.model.tiny.__file__).parent)
 REAL_TRACE = Path(__file__).parents[2] / "shared" / "data" / "TRACE-Benchmark" / "LLM-CL-Benchmark_Reasoning"
 SMOLLM2_FOLDER = Path(__file__).parents[1] / "models" / "smollm2-135m-instruct"
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from seekr_lite.cli.app import app
 from seekr_lite.methods import registry
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
 
 INSTALL = "installs packages from the network; .ci/run does it"
 HUB = "downloads a model from the hub"

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import seekr_lite.tiny
+import seekr_lite.model.tiny
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.encoding import EncodedExample, encode_prompts, encode_rows
 from seekr_lite.data.task import Example
-from seekr_lite.errors import UserError
 
-TINY = AutoTokenizer.from_pretrained(Path(seekr_lite.tiny.__file__).parent)
+TINY = AutoTokenizer.from_pretrained(Path(seekr_lite.model.tiny.__file__).parent)
 SMOLLM2_FOLDER = Path(__file__).parents[1] / "models" / "smollm2-135m-instruct"
 TOKENIZERS: dict[str, Any] = {"tiny": TINY}
 if SMOLLM2_FOLDER.is_dir():

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
-from seekr_lite.base import load_base
 from seekr_lite.cli.app import app
-from seekr_lite.export import Agreement, write_tokenizer
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import BaseSettings, Recipe
+from seekr_lite.common.progress import Listener
+from seekr_lite.model.base import load_base
+from seekr_lite.recipe.recipe import BaseSettings, Recipe
+from seekr_lite.tools.export import Agreement, write_tokenizer
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -128,7 +128,7 @@ def test_mistakes(changes: dict[str, str], message: str, run: sl.Run, tmp_path: 
 def test_a_folder_that_answers_otherwise_is_not_left_behind(
     run: sl.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seekr_lite.export.TOLERANCE", {torch.float32: -1.0})
+    monkeypatch.setattr("seekr_lite.tools.export.TOLERANCE", {torch.float32: -1.0})
     with pytest.raises(sl.UserError, match="not exported: loaded again, its logits differ"):
         run.export(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

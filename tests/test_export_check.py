@@ -6,8 +6,8 @@ import pytest
 
 import seekr_lite as sl
 from benchmarks.export_check import Speaker, check_exports
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.encoding import encode_prompts
-from seekr_lite.errors import UserError
 
 
 def test_merged_exports_answer_as_the_run(finished_run: sl.Run) -> None:

@@ -20,10 +20,10 @@ from test_resume import CutAfter, PowerCut
 from test_run import artefacts
 
 import seekr_lite as sl
-from seekr_lite.errors import Stopped
-from seekr_lite.files import user_file, user_folder
-from seekr_lite.progress import Advance, Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.errors import Stopped
+from seekr_lite.common.files import user_file, user_folder
+from seekr_lite.common.progress import Advance, Listener
+from seekr_lite.recipe.recipe import Recipe
 
 QUIET = Listener()
 
@@ -300,7 +300,7 @@ def test_a_likelihood_that_is_no_number_is_left_out_and_said(tmp_path: Path, mon
         return torch.tensor(float("nan"))
 
     heard = Heard()
-    monkeypatch.setattr("seekr_lite.methods.losses.answer_cross_entropy_sum", overflows)
+    monkeypatch.setattr("seekr_lite.model.losses.answer_cross_entropy_sum", overflows)
     run = sl.run(faulty_recipe(tmp_path / "run"), listener=heard)
     assert run.scores.nll is None
     assert any("the NLL of its held-out rows is not finite" in line for line in heard.lines)

@@ -9,7 +9,7 @@ import pytest
 
 import seekr_lite as sl
 from benchmarks.flips import NO_CHECKSUM, Check, finished_run, recipe_of_run
-from seekr_lite.progress import Listener
+from seekr_lite.common.progress import Listener
 
 QUIET = Listener()
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers as tf
 
-from seekr_lite.base import Base, load_base
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.evaluation import greedy
 from seekr_lite.evaluation.generate import generate, transformers_answers
 from seekr_lite.evaluation.greedy import can_answer, close_ranks, greedy_answers
-from seekr_lite.recipe import BaseSettings
+from seekr_lite.model.base import Base, load_base
+from seekr_lite.recipe.recipe import BaseSettings
 
 LIMIT = 12
 TEXTS = (  # answers of 3, 4, 6, 2, 5 tokens, end token included; the last goes on to the limit

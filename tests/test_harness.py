@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.harness import read_task_file
-from seekr_lite.progress import Listener
+from seekr_lite.common.progress import Listener
+from seekr_lite.tools.harness import read_task_file
 
 TASK = """task: mine
 dataset_path: json
@@ -136,7 +136,7 @@ def test_the_numbers_are_the_harness_own(plain_run: sl.Run, task_file: Path) -> 
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    from seekr_lite.base import resolve_model
+    from seekr_lite.model.base import resolve_model
 
     files = [str(task_file), str(task_file.parent / "said.yaml")]
     found = plain_run.harness_scores(files, after=("base", "shade", "keeper"))

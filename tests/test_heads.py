@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.head_graft import GraftResult
-from seekr_lite.heads import Heads, TaskHeads, jaccard
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.progress import Listener
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.heads.graft import GraftResult
+from seekr_lite.tools.heads.heads import Heads, TaskHeads, jaccard
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -190,7 +190,7 @@ def test_inspect_shows_heads_and_what_is_kept(seekr_run: sl.Run) -> None:
 def test_a_heatmap_of_32_heads_fits_80_columns_and_marks_the_chosen() -> None:
     from rich.console import Console
 
-    from seekr_lite.report.heads_table import render_heads
+    from seekr_lite.tools.heads.heads_table import render_heads
 
     console = Console(width=80, no_color=True, highlight=False)
     with console.capture() as capture:
@@ -324,10 +324,10 @@ def test_graft_losses_are_those_of_the_run(seekr_run: sl.Run) -> None:
 
 
 def test_the_last_models_own_maps_in_all_heads_lose_nothing(seekr_run: sl.Run) -> None:
-    from seekr_lite.adapters import AdapterSequence
-    from seekr_lite.base import load_base
     from seekr_lite.data.encoding import encode_task_rows
-    from seekr_lite.head_graft import graft_losses
+    from seekr_lite.model.base import load_base
+    from seekr_lite.model.lora import AdapterSequence
+    from seekr_lite.tools.heads.graft import graft_losses
 
     recipe = seekr_run.recipe
     adapters = AdapterSequence(load_base(recipe.base), recipe.adapter, recipe.run.seed)
@@ -356,7 +356,7 @@ def test_the_recovered_share() -> None:
 def test_nothing_comes_back_where_nothing_was_lost() -> None:
     from rich.console import Console
 
-    from seekr_lite.report.graft_table import render_grafts
+    from seekr_lite.tools.report.graft_table import render_grafts
 
     result = GraftResult("a", "b", 4, "validation", 2, old=1.0, last=0.9, chosen=1.0, random=1.0, all_heads=1.0)
     assert result.recovered(result.chosen) is None

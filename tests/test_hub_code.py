@@ -30,11 +30,11 @@ with (Path(__file__).parent / "imported").open("a") as file:
 LOAD = """\
 import logging, sys
 import seekr_lite
-from seekr_lite.base import load_base
-from seekr_lite.recipe import BaseSettings
+from seekr_lite.model.base import load_base
+from seekr_lite.recipe.recipe import BaseSettings
 from transformers.utils import is_kernels_available
 load_base(BaseSettings(model="tiny", quantization="nf4", device="cpu"))
-import seekr_lite.learner
+import seekr_lite.training.learner
 assert not is_kernels_available()
 assert logging.getLogger("bitsandbytes").level == logging.NOTSET
 assert "kernels" not in sys.modules

@@ -10,13 +10,13 @@ import torch
 
 import seekr_lite as sl
 from seekr_lite.attention.tap import tap
+from seekr_lite.common.progress import Listener
 from seekr_lite.data.gather import gather_tasks
-from seekr_lite.learner import Learner, learning_rate_factor
-from seekr_lite.methods.schedule import Step
-from seekr_lite.micro_batches import MicroBatches
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
-from seekr_lite.step_gradients import StepGradients
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.training.learner import Learner, learning_rate_factor
+from seekr_lite.training.micro_batches import MicroBatches
+from seekr_lite.training.schedule import Step
+from seekr_lite.training.step_gradients import StepGradients
 
 
 def step_gradients(
@@ -98,7 +98,7 @@ def test_the_log_says_how_hard_each_term_pulls(
     """The norms are of weighted terms, and measuring them changes nothing."""
     adapters = []
     for every in (1, 10**9):
-        monkeypatch.setattr("seekr_lite.learner.GRADIENT_NORMS_EVERY", every)
+        monkeypatch.setattr("seekr_lite.training.learner.GRADIENT_NORMS_EVERY", every)
         steps = Steps()
         recipe = small_recipe()
         learner = Learner(recipe, listener=steps)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from seekr_lite.adapters import AdapterSequence
-from seekr_lite.base import load_base
 from seekr_lite.lora_matrix import LoraMatrix
-from seekr_lite.plan.account import SavedBytes
-from seekr_lite.recipe import AdapterSettings, BaseSettings
+from seekr_lite.model.base import load_base
+from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.recipe.recipe import AdapterSettings, BaseSettings
+from seekr_lite.tools.plan.account import SavedBytes
 
 TOKENS = torch.arange(10, 40)[None]
 
@@ -21,7 +21,7 @@ TOKENS = torch.arange(10, 40)[None]
 def adapters(dtype: str, quantization: str = "none", as_peft: bool = False) -> AdapterSequence:
     """Both matrices of every layer are random; dtype: of the base, the adapter has fp32."""
     base = load_base(BaseSettings(model="tiny", quantization=quantization, dtype=dtype, device="cpu"))  # type: ignore[arg-type]
-    with patch("seekr_lite.adapters.apply_in_dtype_of_input") if as_peft else nullcontext():
+    with patch("seekr_lite.model.lora.apply_in_dtype_of_input") if as_peft else nullcontext():
         made = AdapterSequence(base, AdapterSettings(rank=4, alpha=8.0), seed=0)
     made.start_task()
     generator = torch.Generator().manual_seed(0)

@@ -11,8 +11,8 @@ import transformers as tf
 
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import chunked_sum, cross_entropy_sum, soft_cross_entropy_sum
+from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span, answer_states
+from seekr_lite.model.losses import chunked_sum, cross_entropy_sum, soft_cross_entropy_sum
 
 BATCH = collate([EncodedExample(tuple(range(3, 12)), 4), EncodedExample((5, 20, 8, 17, 30), 2)], pad_token_id=0)
 UNPADDED = collate([EncodedExample(tuple(range(3, 12)), 4)], pad_token_id=0)

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from benchmarks.scaling import CountOperations
-from seekr_lite.adapters import AdapterSequence
 from seekr_lite.attention.tap import tap
-from seekr_lite.base import load_base
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
-from seekr_lite.recipe import AdapterSettings, BaseSettings, MethodSettings
-from seekr_lite.snapshots import Snapshot
+from seekr_lite.model.base import load_base
+from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.model.snapshots import Snapshot
+from seekr_lite.recipe.recipe import AdapterSettings, BaseSettings, MethodSettings
 
 ROW = EncodedExample(tuple(range(5, 25)), 4)
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.progress import Listener
 from seekr_lite.data.gather import gather_tasks
-from seekr_lite.errors import UserError
-from seekr_lite.learner import Learner
-from seekr_lite.micro_batches import MicroBatches
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.training.learner import Learner
+from seekr_lite.training.micro_batches import MicroBatches
 
 
 class Said(Listener):
@@ -75,8 +75,8 @@ def test_tokens_in_front_of_a_row_count_too(method: str, small_recipe: Callable[
 
 
 def gradients_of_a_step(recipe: Recipe, room: int) -> tuple[list[torch.Tensor], Said]:
-    from seekr_lite.methods.schedule import Step
-    from seekr_lite.step_gradients import StepGradients
+    from seekr_lite.training.schedule import Step
+    from seekr_lite.training.step_gradients import StepGradients
 
     said = Said()
     learner = Learner(recipe, listener=said)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from seekr_lite.base import checkpoint_activations
-from seekr_lite.modes import train_mode_without_dropout
+from seekr_lite.common.modes import train_mode_without_dropout
+from seekr_lite.model.base import checkpoint_activations
 
 
 def test_nothing_drops_out_not_even_in_attention() -> None:

@@ -16,16 +16,16 @@ from test_resume import CutAfter, PowerCut
 from test_run import artefacts
 
 import seekr_lite as sl
+from seekr_lite.common.progress import Listener
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
-from seekr_lite.learner import Learner
 from seekr_lite.methods.ewc import ElasticWeightConsolidation, with_mean_one
 from seekr_lite.methods.lwf import LearningWithoutForgetting
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.methods.olora import OrthogonalLora
-from seekr_lite.plan.account import tensor_bytes
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.plan.account import tensor_bytes
+from seekr_lite.training.learner import Learner
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()

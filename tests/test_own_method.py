@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import seekr_lite as sl
+from seekr_lite.common.progress import Listener
 from seekr_lite.data.batch import Batch
 from seekr_lite.methods import registry
 from seekr_lite.methods.method import LossTerm, Method, StepTotals
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()

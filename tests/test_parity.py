@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.golden_case import GIVEN, Case
 from benchmarks.parity import Line, compare_case, main, measure_case, summarise
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / ".." / "shared" / "golden"
 FOLDERS = ["mha_full", "gqa_full", "mha_query_budget", "mha_padded", "gqa_two_tasks"]

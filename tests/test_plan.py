@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
+from seekr_lite.common.progress import Advance, Listener
 from seekr_lite.methods.seekr import Seekr
-from seekr_lite.plan.configs import model_config
-from seekr_lite.plan.costs import choose_speed, writing_speed
-from seekr_lite.plan.plan import GB, Plan, make_plan
-from seekr_lite.plan.schedule import count_evaluations, count_stages
-from seekr_lite.plan.workload import UNKNOWN, estimated_tokens, read_workload
-from seekr_lite.progress import Advance, Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.plan.configs import model_config
+from seekr_lite.tools.plan.costs import choose_speed, writing_speed
+from seekr_lite.tools.plan.plan import GB, Plan, make_plan
+from seekr_lite.tools.plan.schedule import count_evaluations, count_stages
+from seekr_lite.tools.plan.workload import UNKNOWN, estimated_tokens, read_workload
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "recipes" / "quickstart.toml"
@@ -78,7 +78,7 @@ def test_twice_the_speed_halves_the_time(plan: Plan) -> None:
 def test_less_than_an_hour_is_told_in_minutes(plan: Plan) -> None:
     from rich.console import Console
 
-    from seekr_lite.report.plan_table import render_plan
+    from seekr_lite.tools.plan.plan_table import render_plan
 
     for speed, words in {1000.0: "minutes (new rows", 0.5: "hours (new rows"}.items():
         console = Console(width=200, file=StringIO(), record=True)

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from seekr_lite.base import load_base
-from seekr_lite.learner import Learner
-from seekr_lite.optimizers import make_optimizer
-from seekr_lite.plan.account import MemoryAccount, SavedBytes, tensor_bytes
-from seekr_lite.plan.configs import model_config
-from seekr_lite.plan.estimate import (
+from seekr_lite.model.base import load_base
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.plan.account import MemoryAccount, SavedBytes, tensor_bytes
+from seekr_lite.tools.plan.configs import model_config
+from seekr_lite.tools.plan.estimate import (
     PhaseStep,
     Sizes,
     StepMemory,
@@ -26,10 +25,11 @@ from seekr_lite.plan.estimate import (
     steps_after_task,
     steps_while_learning,
 )
-from seekr_lite.plan.measure import random_base
-from seekr_lite.plan.phases import RowLength, enter_last_task, leave_last_task, sensitivity_pass
-from seekr_lite.plan.plan import bytes_of_config
-from seekr_lite.recipe import Recipe
+from seekr_lite.tools.plan.measure import random_base
+from seekr_lite.tools.plan.phases import RowLength, enter_last_task, leave_last_task, sensitivity_pass
+from seekr_lite.tools.plan.plan import bytes_of_config
+from seekr_lite.training.learner import Learner
+from seekr_lite.training.optimizers import make_optimizer
 
 ROOT = Path(__file__).parents[1]
 SMOLLM2 = ROOT / "models" / "smollm2-135m-instruct"

@@ -23,16 +23,16 @@ from typer.testing import CliRunner
 import seekr_lite as sl
 from benchmarks.processes import ARITHMETICS, adapters_difference, compared, work
 from seekr_lite.cli.app import app
-from seekr_lite.errors import Interrupted, Stopped, UserError
-from seekr_lite.lock import locked
+from seekr_lite.common.errors import Interrupted, Stopped, UserError
+from seekr_lite.common.processes import Processes
+from seekr_lite.common.progress import Listener
+from seekr_lite.common.stopping import StopRequest
 from seekr_lite.methods.method import LossTerm
 from seekr_lite.methods.registry import METHODS
-from seekr_lite.processes import Processes
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
-from seekr_lite.step_gradients import TermValues
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.lock import locked
 from seekr_lite.step_sum import StepSum
-from seekr_lite.stopping import StopRequest
+from seekr_lite.training.step_gradients import TermValues
 
 CPU = torch.device("cpu")
 FORK = multiprocessing.get_context("fork")  # the libraries are loaded already

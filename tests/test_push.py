@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.report.hub_card import front_matter
+from seekr_lite.tools.report.hub_card import front_matter
 
 BASE = ("--base-model", "someone/tiny")
 
@@ -104,7 +104,7 @@ def test_what_is_sent_loads_with_plain_peft_and_answers_as_the_run(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from seekr_lite.base import resolve_model
+    from seekr_lite.model.base import resolve_model
 
     push(finished_run, *BASE, "--yes")
     for name, content in hub.received.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import seekr_lite as sl
-from seekr_lite.progress import Listener
+from seekr_lite.common.progress import Listener
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 

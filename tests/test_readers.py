@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.rows import hold_out
 from seekr_lite.data.task import Example, Task
 from seekr_lite.data.toy import TOY_TASKS
-from seekr_lite.errors import UserError
-from seekr_lite.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_real_data = pytest.mark.skipif(

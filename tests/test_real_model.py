@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import seekr_lite as sl
-from seekr_lite.progress import Listener
+from seekr_lite.common.progress import Listener
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "smollm2-135m-instruct"

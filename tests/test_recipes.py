@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from seekr_lite.errors import UserError
-from seekr_lite.recipe import Recipe, parse_override
+from seekr_lite.common.errors import UserError
+from seekr_lite.recipe.recipe import Recipe, parse_override
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "recipes").glob("*.toml"))

@@ -17,16 +17,16 @@ from typer.testing import CliRunner
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
-from seekr_lite.report.compare_html import compare_html
-from seekr_lite.report.html_page import block, breakable, text
-from seekr_lite.report.phase_table import PhaseTotal, read_phases
-from seekr_lite.report.predictions_section import mark
-from seekr_lite.report.run_facts import RunFacts
-from seekr_lite.report.run_html import SECTIONS, run_html
-from seekr_lite.report.step_curves import POINTS, read_curves
-from seekr_lite.report.svg_charts import log_ticks, nice_ticks
+from seekr_lite.common.html_page import block, breakable, text
+from seekr_lite.common.progress import Listener
+from seekr_lite.common.svg_charts import log_ticks, nice_ticks
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.compare.compare_html import compare_html
+from seekr_lite.tools.report.phase_table import PhaseTotal, read_phases
+from seekr_lite.tools.report.predictions_section import mark
+from seekr_lite.tools.report.run_facts import RunFacts
+from seekr_lite.tools.report.run_html import SECTIONS, run_html
+from seekr_lite.tools.report.step_curves import POINTS, read_curves
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -198,7 +198,7 @@ def test_an_unfinished_run_says_what_is_missing(stopped_run: sl.Run) -> None:
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path, small_recipe: MakeRecipe) -> None:
-    from seekr_lite.run_folder import RunFolder
+    from seekr_lite.runs.folder import RunFolder
 
     folder = RunFolder.create(tmp_path / "run", small_recipe())
     page = check_page(run_html(sl.open_run(folder.path)))
@@ -287,7 +287,7 @@ def test_long_texts_are_cut_and_say_so() -> None:
 
 
 def test_a_page_holds_a_bounded_number_of_predictions(seekr_run: sl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seekr_lite.report.predictions_section.EMBEDDED", 12)
+    monkeypatch.setattr("seekr_lite.tools.report.predictions_section.EMBEDDED", 12)
     page = check_page(run_html(seekr_run))
     assert (
         "12 predictions are in this page of 36 in the run folder: the first 2 test rows" in page.sections["predictions"]
@@ -533,8 +533,8 @@ def test_axe_finds_nothing_serious(
 
 def many_tasks(path: Path, recipe: Recipe) -> sl.Run:
     """The record of a run of twelve tasks with long names, tested in every round, of which nothing else is left."""
-    from seekr_lite.run_folder import RunFolder
-    from seekr_lite.run_record import EvaluationRecord, StageRecord
+    from seekr_lite.runs.folder import RunFolder
+    from seekr_lite.runs.record import EvaluationRecord, StageRecord
 
     names = tuple(f"{letter}_task_whose_name_is_long_without_a_break" for letter in "abcdefghijkl")
     folder = RunFolder.create(path, recipe.with_(data={"tasks": names}))

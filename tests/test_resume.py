@@ -21,14 +21,14 @@ from conftest import two_toy_tasks
 from test_run import artefacts
 
 import seekr_lite as sl
-from seekr_lite.base import load_base
-from seekr_lite.errors import Interrupted
-from seekr_lite.lock import locked
+from seekr_lite.common.errors import Interrupted
+from seekr_lite.common.progress import Advance, Listener
 from seekr_lite.methods.registry import method_class
-from seekr_lite.micro_batches import MicroBatches
-from seekr_lite.progress import Advance, Listener
-from seekr_lite.recipe import Recipe
-from seekr_lite.run_folder import RunFolder
+from seekr_lite.model.base import load_base
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.lock import locked
+from seekr_lite.training.micro_batches import MicroBatches
 from seekr_lite.verify import verify_files
 
 MakeRecipe = Callable[..., Recipe]
@@ -166,7 +166,7 @@ def test_a_second_ctrl_c_ends_at_once_and_says_how_to_go_on(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seekr_lite.runner.run", interrupted)
+    monkeypatch.setattr("seekr_lite.runs.runner.run", interrupted)
     recipe = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
     monkeypatch.setattr(sys, "argv", ["seekr-lite", "run", str(recipe)])
     with pytest.raises(SystemExit) as end:
@@ -272,7 +272,7 @@ def test_two_processes_do_not_share_a_folder(a_copy: Path) -> None:
 LOCK_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from seekr_lite.lock import locked
+from seekr_lite.runs.lock import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(100)
@@ -340,7 +340,7 @@ def test_a_run_goes_on_with_less_memory_to_the_same_result(
         used.append(MicroBatches(*arguments))
         return used[-1]
 
-    monkeypatch.setattr("seekr_lite.learner.MicroBatches", watched)
+    monkeypatch.setattr("seekr_lite.training.learner.MicroBatches", watched)
     smaller = recipe.with_(
         train={"micro_batch_tokens": 100, "checkpointing": not recipe.train.checkpointing},
         evaluate={"batch_tokens": 64},
@@ -378,7 +378,7 @@ def test_what_another_process_has_learned_meanwhile_is_kept(
             sl.run(recipe, output=tmp_path / "run", listener=QUIET)
         return load_base(*arguments)
 
-    monkeypatch.setattr("seekr_lite.base.load_base", load_slowly)
+    monkeypatch.setattr("seekr_lite.model.base.load_base", load_slowly)
     run = sl.run(recipe, output=tmp_path / "run", listener=QUIET)
     assert len(steps_of(run.path)) == run.folder.record.stages[0].steps  # learned once
     assert run.tasks == ["shade"]

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.general_text import split_text
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.progress import Listener
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.general_text import split_text
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -58,7 +58,7 @@ def files(run: sl.Run) -> dict[Path, bytes]:
 
 
 def test_what_the_run_has_tested_is_read_and_no_base_is_loaded(run: sl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seekr_lite.base.load_base", lambda settings: pytest.fail("the base was loaded"))
+    monkeypatch.setattr("seekr_lite.model.base.load_base", lambda settings: pytest.fail("the base was loaded"))
     scores = run.scores
     found = run.evaluate()
     assert [(one.model, one.task, one.score, one.nll) for one in found] == [
@@ -120,7 +120,7 @@ def test_the_likelihood_of_a_text_is_that_of_the_model(run: sl.Run, tmp_path: Pa
 
 @pytest.mark.parametrize("window", [8, 1024])
 def test_every_token_of_a_text_is_predicted_once(window: int, small_recipe: MakeRecipe) -> None:
-    from seekr_lite.base import load_tokenizer
+    from seekr_lite.model.base import load_tokenizer
 
     tokenizer = load_tokenizer(small_recipe().base)
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
@@ -169,7 +169,7 @@ def test_a_text_is_not_measured_twice(own_run: sl.Run, tmp_path: Path, monkeypat
     second = own_run.general_likelihood(tmp_path / "again.txt")
     assert [one.from_run for one in (*first, *second)] == [False, False, True, False]
     assert second[1].nll == first[0].nll
-    monkeypatch.setattr("seekr_lite.base.load_base", lambda settings: pytest.fail("the base was loaded"))
+    monkeypatch.setattr("seekr_lite.model.base.load_base", lambda settings: pytest.fail("the base was loaded"))
     third = own_run.general_likelihood(tmp_path / "text.txt")
     assert [(one.model, one.nll) for one in third] == [(one.model, one.nll) for one in second]
 

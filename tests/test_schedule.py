@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekr_lite.methods.memory import choose_samples
-from seekr_lite.methods.schedule import plan_epoch, steps_per_epoch
+from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
 
 SIZES = {
     "rows": st.integers(1, 60),

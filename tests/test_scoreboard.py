@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.report.table import rich_table
+from seekr_lite.tools.report.tables import rich_table
 
 FULL = Scoreboard(
     tasks=("a", "b", "c"),

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.recipe import Recipe
-from seekr_lite.shipped_recipes import own_tasks_recipe, shipped_recipe, shipped_recipes
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.recipe.shipped import own_tasks_recipe, shipped_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
@@ -33,8 +33,8 @@ def test_every_recipe_of_the_package_is_listed_with_what_it_is() -> None:
 
 def test_the_package_says_that_it_brings_its_recipes() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert settings["tool"]["setuptools"]["package-data"]["seekr_lite.recipes"] == ["*.toml"]
-    assert (ROOT / "seekr_lite" / "recipes").resolve() == ROOT / "recipes"
+    assert settings["tool"]["setuptools"]["package-data"]["seekr_lite.recipe"] == ["recipes/*.toml"]
+    assert (ROOT / "seekr_lite" / "recipe" / "recipes").resolve() == ROOT / "recipes"
 
 
 def test_show_prints_the_file_as_it_is() -> None:

@@ -17,20 +17,20 @@ from test_run import artefacts
 from transformers import AutoModelForCausalLM
 
 import seekr_lite as sl
-from seekr_lite.base import Base, load_base, resolve_model
+from seekr_lite.common.progress import Listener
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.evaluation.generate import generate
-from seekr_lite.learner import Learner
-from seekr_lite.methods.answer_states import answer_states
 from seekr_lite.methods.l2p import LearningToPrompt, PromptPool
 from seekr_lite.methods.lfpt5 import Lfpt5, writing_labels
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
-from seekr_lite.progress import Listener
-from seekr_lite.prompt_sequence import PromptSequence
-from seekr_lite.recipe import AdapterSettings, Recipe
+from seekr_lite.model.answer_states import answer_states
+from seekr_lite.model.base import Base, load_base, resolve_model
+from seekr_lite.model.soft_prompts import PromptSequence
+from seekr_lite.recipe.recipe import AdapterSettings, Recipe
+from seekr_lite.training.learner import Learner
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -156,7 +156,9 @@ def test_a_soft_prompt_is_a_prompt_tuning_adapter_of_peft(
     small_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = sl.run(small_recipe(method={"name": "pp"}), listener=QUIET)
-    monkeypatch.setattr("seekr_lite.export.PROBE_TEXT", "hi")  # of a short text, PEFT has logits of virtual tokens, too
+    monkeypatch.setattr(
+        "seekr_lite.tools.export.PROBE_TEXT", "hi"
+    )  # of a short text, PEFT has logits of virtual tokens, too
     exported = run.export(tmp_path / "exported")
     assert exported.as_trained.within(torch.float32)
     loaded = run.load_model()

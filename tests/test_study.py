@@ -17,9 +17,9 @@ from benchmarks.study_claims import Gain, bootstrap_interval, gain_of, judge, ve
 from benchmarks.study_grid import Claim, Comparison, Study, all_studies, find_study, study_points
 from benchmarks.study_page import build_page, readme_with_results
 from benchmarks.study_results import RESULTS, Result, make_result, read_results, result_path, settings_of, write_result
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import write_text
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.files import write_text
 from seekr_lite.methods.lwf import LearningWithoutForgetting
 
 ROOT = Path(__file__).parents[1]

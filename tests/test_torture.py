@@ -12,7 +12,7 @@ import pytest
 from benchmarks.crashes import Watch, crash_everywhere
 from benchmarks.torture import KILL, SIGNALS, stop_at_random
 from benchmarks.torture_case import Outcome
-from seekr_lite.files import new_file, new_folder, write_text
+from seekr_lite.common.files import new_file, new_folder, write_text
 
 
 def failed(outcomes: list[Outcome]) -> list[Outcome]:

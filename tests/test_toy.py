@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-import seekr_lite.tiny
+import seekr_lite.model.tiny
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.task import Example
 from seekr_lite.data.toy import KINDS, TOY_LABELS, TOY_TASKS, WORDS, pretraining_rows, toy_task, vocabulary
-from seekr_lite.errors import UserError
 
-FOLDER = Path(seekr_lite.tiny.__file__).parent
+FOLDER = Path(seekr_lite.model.tiny.__file__).parent
 TOKENIZER: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(FOLDER)
 
 

@@ -14,8 +14,8 @@ from conftest import two_toy_tasks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seekr_lite as sl
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import Recipe
+from seekr_lite.common.progress import Listener
+from seekr_lite.recipe.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 Curves = dict[str, list[tuple[int, float]]]
@@ -145,7 +145,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(
     tracker: str, small_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, tracker, None)  # Python's way to say: there is no such module
-    monkeypatch.setattr("seekr_lite.base.load_base", lambda settings: pytest.fail("the base was loaded"))
+    monkeypatch.setattr("seekr_lite.model.base.load_base", lambda settings: pytest.fail("the base was loaded"))
     with pytest.raises(sl.UserError, match=rf'{tracker} is not installed.*"seekr-lite\[{tracker}\]"'):
         sl.run(make(small_recipe, tmp_path / "run", trackers=(tracker,)), listener=Listener())
     assert not (tmp_path / "run").exists()

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from benchmarks.tried import TRIALS, Tried, frame, in_frame, prompt_labels, try_out, write_tried
+from seekr_lite.common.files import read_json
 from seekr_lite.data.batch import IGNORED, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.data.task import Example, Task
-from seekr_lite.files import read_json
 
 TINY = (
     "base.model=tiny",

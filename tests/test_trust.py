@@ -22,21 +22,21 @@ from typer.testing import CliRunner
 import seekr_lite as sl
 from benchmarks.fuzz_cases import good_run
 from seekr_lite import limits
-from seekr_lite.base import load_base, load_config, load_tokenizer, resolve_model
 from seekr_lite.cli.app import app
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import read_json
+from seekr_lite.common.progress import Listener
+from seekr_lite.common.terminal import json_text, printable, safe_console, show
 from seekr_lite.data.encoding import encode_prompts
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.task import Example, Task, check_task_name
-from seekr_lite.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.files import read_json
-from seekr_lite.heads import Heads, TaskHeads
+from seekr_lite.model.base import load_base, load_config, load_tokenizer, resolve_model
 from seekr_lite.no_pickle import no_pickle
-from seekr_lite.progress import Listener
-from seekr_lite.recipe import BaseSettings, DataSettings, Recipe
-from seekr_lite.report.terminal import json_text, printable, safe_console, show
-from seekr_lite.run_folder import RunFolder
-from seekr_lite.run_record import text_checksum
+from seekr_lite.recipe.recipe import BaseSettings, DataSettings, Recipe
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.record import text_checksum
+from seekr_lite.tools.heads.heads import Heads, TaskHeads
 
 ROW = {"prompt": "a question", "answer": "an answer"}
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
@@ -164,7 +164,7 @@ def test_a_pickled_adapter_in_a_run_is_not_loaded(run_folder: Path, marker: Path
 
 @pytest.mark.parametrize("name", ["adapters/00-shade/adapter_model.safetensors", "heads/00-shade.safetensors"])
 def test_a_pickle_with_the_right_checksum_is_no_safetensors(run_folder: Path, marker: Path, name: str) -> None:
-    from seekr_lite.run_record import file_checksum
+    from seekr_lite.runs.record import file_checksum
 
     plant(run_folder / name, marker)
     change_record(run_folder, lambda record: record["files"].update({name: file_checksum(run_folder / name)}))
@@ -258,7 +258,7 @@ def test_code_of_a_tokenizer_is_not_run(model_folder: Path, marker: Path) -> Non
 def test_an_adapters_configuration_cannot_import_a_module(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seekr_lite.run_record import file_checksum
+    from seekr_lite.runs.record import file_checksum
 
     made = sl.run(
         two_toy_tasks(tmp_path / "run", data={"tasks": ("shade",)}, method={"name": "sequential"}), listener=Listener()
@@ -334,7 +334,7 @@ def test_the_longest_task_name_fits_into_every_file_name(tmp_path: Path) -> None
     name = "é" * 100
     check_task_name(name)
     folder = RunFolder(tmp_path, None)  # type: ignore[arg-type]
-    from seekr_lite.files import write_text
+    from seekr_lite.common.files import write_text
 
     write_text(folder.predictions_path(0, name), "x")
     draft = folder.prediction_draft(0, name)
@@ -445,7 +445,7 @@ HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 def test_pages_of_heads_escape_what_comes_from_data() -> None:
     scores = torch.ones(2, 3)
     heads = Heads(tuple(TaskHeads(f"{HOSTILE}{i}", scores, scores, scores, ((0, 1),)) for i in range(2)))
-    from seekr_lite.report.heads_html import heads_page
+    from seekr_lite.tools.heads.heads_html import heads_page
 
     for page in (heads_page(heads), heads._repr_html_()):
         assert "<script>alert" not in page
@@ -647,7 +647,7 @@ def test_toy_tasks_have_bounds() -> None:
 
 
 def test_a_json_file_of_a_run_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seekr_lite.files.MAX_FILE_BYTES", 1)
+    monkeypatch.setattr("seekr_lite.common.files.MAX_FILE_BYTES", 1)
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(UserError, match="larger than 1 bytes"):
         read_json(tmp_path / "x.json")
@@ -685,7 +685,7 @@ def test_head_scores_that_cannot_be_are_refused(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    from seekr_lite.run_record import file_checksum
+    from seekr_lite.runs.record import file_checksum
 
     path = run_folder / "heads" / "00-shade.safetensors"
     save_file({**load_file(path), **tensors}, path)
@@ -698,7 +698,7 @@ def test_head_scores_that_cannot_be_are_refused(
 
 
 def test_kept_rows_of_a_task_must_be_texts(run_folder: Path) -> None:
-    from seekr_lite.run_record import file_checksum
+    from seekr_lite.runs.record import file_checksum
 
     path = run_folder / "tasks" / "mine.json"
     assert RunFolder.open(run_folder).load_task("mine").train[1] == Example("c", "d", ("d", "e"))  # type: ignore[union-attr]

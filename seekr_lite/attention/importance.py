@@ -94,7 +94,7 @@ def mean_by_layer(samples: list[dict[int, torch.Tensor]], missing: Callable[[int
     layers = sorted(samples[0])
     for index in range(len(layers)):
         if index != layers[index]:
-            from seekr_lite.errors import UserError
+            from seekr_lite.common.errors import UserError
 
             raise UserError(missing(index))
     return torch.stack([torch.cat([sample[layer] for sample in samples]).mean(0) for layer in layers]).cpu()

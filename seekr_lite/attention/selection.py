@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 
 if TYPE_CHECKING:
-    from seekr_lite.recipe import MethodSettings
+    from seekr_lite.recipe.recipe import MethodSettings
 
 Head = tuple[int, int]  # (layer, head)
 

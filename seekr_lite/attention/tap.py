@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 
 # transformers' name of an attention implementation -> the name of ours beside it. ("flash" in a name makes
 # transformers look for a kernel of that name, so ours does not have it.)

@@ -13,8 +13,8 @@ import torch
 from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_maps
 from seekr_lite.attention.tap import AttentionCall, select_heads, tap
 from seekr_lite.attention.tap import all_heads as every_head
-from seekr_lite.errors import UserError
-from seekr_lite.modes import eval_mode
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.modes import eval_mode
 
 PROBE_TOKENS, PROBE_PADDING = 8, 3
 # The largest difference of an output, against its largest value: rounding stays far below, another mask far above.

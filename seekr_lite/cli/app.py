@@ -23,8 +23,8 @@ from seekr_lite.cli.recipes import recipes_app
 from seekr_lite.cli.report import report_command
 from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
-from seekr_lite.errors import Interrupted, UserError
-from seekr_lite.processes import is_main_process, launched_count, says
+from seekr_lite.common.errors import Interrupted, UserError
+from seekr_lite.common.processes import is_main_process, launched_count, says
 
 GOES_ON = "interrupted; the same command goes on from the last checkpoint or finished task"
 
@@ -119,7 +119,7 @@ def interrupted() -> str:
 
 
 def say(text: str) -> None:
-    from seekr_lite.report.terminal import printable
+    from seekr_lite.common.terminal import printable
 
     print(printable(text), file=sys.stderr)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seekr_lite.cli.options import Quiet, RunPath, listener
-from seekr_lite.report.terminal import json_text, printable
+from seekr_lite.common.terminal import json_text, printable
 
 if TYPE_CHECKING:
-    from seekr_lite.chat import Chat
+    from seekr_lite.tools.chat import Chat
 
 
 def chat_command(
@@ -32,10 +32,10 @@ def chat_command(
     /after TASK changes the adapter, /tasks and /help tell more, /quit ends. Where the input is no terminal, each of its
     lines is a prompt.
     """
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
 
     opened, hears = open_run(run), listener(quiet)
-    from seekr_lite.chat import Chat, converse
+    from seekr_lite.tools.chat import Chat, converse
 
     chat = Chat(opened.folder, after, max_tokens)
     talking = sys.stdin.isatty() and sys.stdout.isatty()

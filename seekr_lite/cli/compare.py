@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, Quiet, Verbose, comma_list, listener
-from seekr_lite.errors import UserError
-from seekr_lite.report.terminal import show, show_json
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.terminal import show, show_json
 
 
 def compare_command(
@@ -41,8 +41,8 @@ def compare_command(
     With a recipe, every method is run with every seed first, in OUTPUT/METHOD-SEED. What is finished there is taken as
     it is, what is unfinished goes on.
     """
-    from seekr_lite.method_grid import commands, compare, default_output, plan_runs
-    from seekr_lite.recipe import Recipe
+    from seekr_lite.recipe.recipe import Recipe
+    from seekr_lite.tools.compare.grid import commands, compare, default_output, plan_runs
 
     chosen, numbers, changed = comma_list(methods), _seeds(seeds), overrides or []
     if print_commands:
@@ -63,7 +63,7 @@ def compare_command(
     if as_json:
         show_json(comparison.to_json())
         return
-    from seekr_lite.report.compare_table import render_comparison
+    from seekr_lite.tools.report.compare_table import render_comparison
 
     show(render_comparison(comparison))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, RecipePath
-from seekr_lite.report.terminal import show, show_json
+from seekr_lite.common.terminal import show, show_json
 
 data_app = typer.Typer(
     help="Look at the tasks of a recipe.",
@@ -26,20 +26,20 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Count rows and tokens, find truncation, duplicates and test rows that stand in train, and show one example."""
-    from seekr_lite.recipe import Recipe
+    from seekr_lite.recipe.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
     from seekr_lite.data.gather import gather_tasks
 
     tasks = gather_tasks(checked, None, ())
-    from seekr_lite.base import load_tokenizer
     from seekr_lite.data.check import check_data
+    from seekr_lite.model.base import load_tokenizer
 
     report = check_data(tasks, load_tokenizer(checked.base), checked.data)
     if as_json:
         show_json(report.to_json())
     else:
-        from seekr_lite.report.data_table import render
+        from seekr_lite.tools.report.data_table import render
 
         show(render(report))
     from seekr_lite.base_checks import check_against_base

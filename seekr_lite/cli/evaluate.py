@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Quiet, RunPath, Verbose, comma_list, listener
-from seekr_lite.errors import UserError
-from seekr_lite.report.terminal import show, show_json
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.terminal import show, show_json
 
 
 def evaluate_command(
@@ -51,7 +51,7 @@ def evaluate_command(
     The base is loaded once. What the run has tested itself is not tested again, and the run stays as it is; but what is
     measured with --general is kept beside it, and shown wherever its scores are.
     """
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
 
     opened, hears = open_run(run), listener(quiet, verbose)
     if limit is not None and lm_eval is None:
@@ -63,7 +63,7 @@ def evaluate_command(
         if as_json:
             show_json([vars(one) for one in scores])
             return
-        from seekr_lite.report.evaluation_table import render_harness
+        from seekr_lite.tools.report.evaluation_table import render_harness
 
         show(render_harness(scores))
         return
@@ -74,8 +74,8 @@ def evaluate_command(
         if as_json:
             show_json([one.to_json() for one in read])
             return
-        from seekr_lite.report.evaluation_table import render_likelihoods
-        from seekr_lite.report.run_facts import RunFacts
+        from seekr_lite.tools.report.evaluation_table import render_likelihoods
+        from seekr_lite.tools.report.run_facts import RunFacts
 
         show(render_likelihoods(read, str(general), RunFacts.of(opened).board))
         return
@@ -83,6 +83,6 @@ def evaluate_command(
     if as_json:
         show_json([vars(one) for one in found])
         return
-    from seekr_lite.report.evaluation_table import render_evaluations
+    from seekr_lite.tools.report.evaluation_table import render_evaluations
 
     show(render_evaluations(found))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Quiet, RunPath, Verbose, listener
-from seekr_lite.report.terminal import printable, show_json
+from seekr_lite.common.terminal import printable, show_json
 
 
 def export_command(
@@ -31,13 +31,13 @@ def export_command(
 
     The folder is loaded again with plain transformers and PEFT; where its logits are not the model's, it is refused.
     """
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
 
     done = open_run(run).export(to, after, merge, listener(quiet, verbose))
     if as_json:
         show_json(done.to_json())
         return
-    from seekr_lite.report.export_card import describe_check
+    from seekr_lite.tools.report.export_card import describe_check
 
     typer.echo(printable(f"The model after {done.after} is in {done.path}: {describe_check(done)}."))
     if not done.agrees:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, RunPath, Verbose, listener
-from seekr_lite.report.terminal import printable, show, show_json
+from seekr_lite.common.terminal import printable, show, show_json
 
 if TYPE_CHECKING:
-    from seekr_lite.heads import Heads
+    from seekr_lite.tools.heads.heads import Heads
 
 heads_app = typer.Typer(
     help="Look into the attention heads.",
@@ -42,7 +42,7 @@ def inspect(
     html: Html = None,
 ) -> None:
     """Show the heads of a run: scores, the chosen heads, how the choice moved, and what is kept of each task."""
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
 
     opened = open_run(run)
     found, store = opened.heads, opened.replay_store
@@ -51,7 +51,7 @@ def inspect(
     if as_json:
         show_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
         return
-    from seekr_lite.report.heads_table import render_heads, render_store
+    from seekr_lite.tools.heads.heads_table import render_heads, render_store
 
     show(render_heads(found.of(after), measure, found.change()))
     show(render_store(store))
@@ -75,11 +75,11 @@ def score(
     verbose: Verbose = False,
 ) -> None:
     """Score the heads of the bare base, or of a run's model, on the first training rows of a task."""
-    from seekr_lite.recipe import Recipe
+    from seekr_lite.recipe.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.head_study import score_task_heads
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
+    from seekr_lite.tools.heads.study import score_task_heads
 
     opened = None if run is None else open_run(run)
     study = score_task_heads(checked, task, rows, opened, after, listener(quiet, verbose))
@@ -88,7 +88,7 @@ def score(
     if as_json:
         show_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
         return
-    from seekr_lite.report.heads_table import render_heads
+    from seekr_lite.tools.heads.heads_table import render_heads
 
     typer.echo(printable(f"Scored: {study.model}, on the first {study.rows} training rows of {task}."))
     if run is None:
@@ -105,13 +105,13 @@ def graft(
     verbose: Verbose = False,
 ) -> None:
     """Put old attention maps into the last model, and see how much of an old task's loss comes back."""
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
 
     results = open_run(run).graft_heads(task, listener(quiet, verbose))
     if as_json:
         show_json([one.to_json() for one in results])
         return
-    from seekr_lite.report.graft_table import render_grafts
+    from seekr_lite.tools.report.graft_table import render_grafts
 
     show(render_grafts(results))
 

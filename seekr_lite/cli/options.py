@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from seekr_lite.progress import Listener
+    from seekr_lite.common.progress import Listener
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe file (TOML).", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
@@ -23,7 +23,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every logg
 
 def listener(quiet: bool, verbose: bool = False) -> Listener:
     """Progress and messages on stderr, as much of them as was asked for."""
-    from seekr_lite.report.console import Console
+    from seekr_lite.common.console import Console
 
     return Console(quiet, verbose)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Quiet, RunPath
-from seekr_lite.report.terminal import printable, show_json
+from seekr_lite.common.terminal import printable, show_json
 
 if TYPE_CHECKING:
-    from seekr_lite.push import Push
+    from seekr_lite.tools.push import Push
 
 CARD_LINES = 16  # of the card, in a dry run
 
@@ -32,7 +32,7 @@ def push_command(
 
     Weights, PEFT's configuration and a model card go, and nothing else of the run: no data, no replay, no predictions.
     """
-    from seekr_lite.runner import open_run
+    from seekr_lite.runs.runner import open_run
 
     done = open_run(run).push(to, after, private, base_model, send=yes)
     if as_json:

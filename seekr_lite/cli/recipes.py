@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson
-from seekr_lite.report.terminal import printable, show, show_json
+from seekr_lite.common.terminal import printable, show, show_json
 
 recipes_app = typer.Typer(
     help="The recipes that come with seekr-lite.", no_args_is_help=True, epilog="Example:  seekr-lite recipes list"
@@ -23,7 +23,7 @@ def recipes() -> None:
 @recipes_app.command("list", epilog="Example:  seekr-lite recipes list")
 def list_recipes(as_json: AsJson = False) -> None:
     """Print every recipe, each with what it is."""
-    from seekr_lite.shipped_recipes import shipped_recipes
+    from seekr_lite.recipe.shipped import shipped_recipes
 
     found = shipped_recipes()
     if as_json:
@@ -41,7 +41,7 @@ def list_recipes(as_json: AsJson = False) -> None:
 @recipes_app.command("show", epilog="Example:  seekr-lite recipes show quickstart")
 def show_recipe(name: Annotated[str, typer.Argument(help="A name of `recipes list`.", show_default=False)]) -> None:
     """Print a recipe."""
-    from seekr_lite.shipped_recipes import shipped_recipe
+    from seekr_lite.recipe.shipped import shipped_recipe
 
     typer.echo(shipped_recipe(name).text, nl=False)
 
@@ -54,7 +54,7 @@ def new_recipe(
     ] = None,
 ) -> None:
     """Write a commented recipe to edit: for your own tasks with every key, or a copy of a recipe of the package."""
-    from seekr_lite.shipped_recipes import write_new_recipe
+    from seekr_lite.recipe.shipped import write_new_recipe
 
     write_new_recipe(file, source)
     typer.echo(printable(f"Wrote {file}. Edit it, then: seekr-lite data check {file}"), err=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seekr_lite.errors import UserError
+from seekr_lite.common.errors import UserError
 
 
 def report_command(
@@ -21,14 +21,14 @@ def report_command(
 
     The file needs no network and nothing beside it. Its path is printed.
     """
-    from seekr_lite.report.terminal import printable, show_json
-    from seekr_lite.runner import open_run
+    from seekr_lite.common.terminal import printable, show_json
+    from seekr_lite.runs.runner import open_run
 
     opened = open_run(run)
     if as_json and output is not None:
         raise UserError("--json: prints to standard output and writes no file; leave out --output")
     if as_json:
-        from seekr_lite.report.run_json import run_json
+        from seekr_lite.tools.report.run_json import run_json
 
         show_json(run_json(opened))
         return

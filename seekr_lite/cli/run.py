@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, Verbose, listener
-from seekr_lite.processes import is_main_process
-from seekr_lite.report.terminal import printable, show, show_json
+from seekr_lite.common.processes import is_main_process
+from seekr_lite.common.terminal import printable, show, show_json
 
 
 def run_command(
@@ -27,10 +27,10 @@ def run_command(
 
     In a folder that holds the same run, it goes on where it was stopped.
     """
-    from seekr_lite.recipe import Recipe
+    from seekr_lite.recipe.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.runner import run
+    from seekr_lite.runs.runner import run
 
     finished = run(checked, output=output, listener=listener(quiet, verbose), fresh=fresh)
     if not is_main_process():
@@ -38,7 +38,7 @@ def run_command(
     if as_json:
         show_json(finished.scores.to_json())
         return
-    from seekr_lite.report.table import rich_table
+    from seekr_lite.tools.report.tables import rich_table
 
     show(rich_table(finished.scores))
     if not quiet:

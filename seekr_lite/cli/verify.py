@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from seekr_lite.cli.options import AsJson, RunPath
-from seekr_lite.report.terminal import show_json
+from seekr_lite.common.terminal import show_json
 
 
 def verify_command(
@@ -13,7 +13,7 @@ def verify_command(
     as_json: AsJson = False,
 ) -> None:
     """Compare every file of a run with its checksum. Ends with 2 where one is changed or missing."""
-    from seekr_lite.run_folder import RunFolder
+    from seekr_lite.runs.folder import RunFolder
     from seekr_lite.verify import verify_files
 
     files = verify_files(RunFolder.open(run))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.task import Example
-from seekr_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from seekr_lite.recipe import DataSettings
+    from seekr_lite.recipe.recipe import DataSettings
 
 
 @dataclass(frozen=True)

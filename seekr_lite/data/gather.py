@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.task import Task
-from seekr_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from seekr_lite.recipe import Recipe
-    from seekr_lite.run_folder import RunFolder
+    from seekr_lite.recipe.recipe import Recipe
+    from seekr_lite.runs.folder import RunFolder
 
 
 def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]) -> list[Task]:
@@ -59,7 +59,7 @@ def check_metrics(tasks: list[Task]) -> None:
     """Raises `UserError` where a task names a metric or an extraction that does not exist."""
     from seekr_lite.evaluation.extraction import EXTRACTIONS
     from seekr_lite.evaluation.metrics import METRICS
-    from seekr_lite.recipe_errors import nearest
+    from seekr_lite.recipe.problems import nearest
 
     for task in tasks:
         for kind, name, known in (

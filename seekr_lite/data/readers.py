@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import user_path
 from seekr_lite.data.rows import example, examples, hold_out, parse_json, read_rows, read_text
 from seekr_lite.data.task import Example, Task, check_task_name
-from seekr_lite.errors import UserError
-from seekr_lite.files import user_path
 from seekr_lite.limits import MAX_TOY_ROWS
 
 if TYPE_CHECKING:
-    from seekr_lite.recipe import DataSettings
+    from seekr_lite.recipe.recipe import DataSettings
 
 TOY_TRAIN_ROWS, TOY_TEST_ROWS = 200, 50
 SPLIT_FILES = {
@@ -273,6 +273,6 @@ def _task_folder(root: Path, name: str) -> Path:
 
 
 def _unknown_task(name: str, known: tuple[str, ...] | list[str]) -> str:
-    from seekr_lite.recipe_errors import nearest
+    from seekr_lite.recipe.problems import nearest
 
     return f'data.tasks: there is no task "{name}"{nearest(name, known)}; there are {", ".join(known) or "none"}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from seekr_lite.errors import UserError, shown
+from seekr_lite.common.errors import UserError, shown
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.task import Example, Task
-from seekr_lite.errors import UserError
 
 # Kind -> (words with the quality, words without it).
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

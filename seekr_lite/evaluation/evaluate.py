@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seekr_lite.common.errors import Stopped
+from seekr_lite.common.processes import ALONE, Processes
+from seekr_lite.common.progress import Advance
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
-from seekr_lite.errors import Stopped
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
-from seekr_lite.micro_batches import is_out_of_memory
-from seekr_lite.processes import ALONE, Processes
-from seekr_lite.progress import Advance
+from seekr_lite.training.micro_batches import is_out_of_memory
 
 if TYPE_CHECKING:
-    from seekr_lite.recipe import Recipe
+    from seekr_lite.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from seekr_lite.common.processes import ALONE, Processes
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
-from seekr_lite.processes import ALONE, Processes
 from seekr_lite.soft_prompt import PromptedModel
 
 # What makes transformers' `generate` greedy, whatever a model's own generation settings say.
@@ -107,7 +107,7 @@ def mean_answer_nll(
 ) -> float | None:
     """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows, and where
     it is not finite (an overflow of float16)."""
-    from seekr_lite.methods.losses import answer_cross_entropy_sum
+    from seekr_lite.model.losses import answer_cross_entropy_sum
 
     if not rows:
         return None

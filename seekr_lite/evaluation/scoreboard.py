@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from seekr_lite.common.errors import UserError, shown
 from seekr_lite.data.task import check_task_name
-from seekr_lite.errors import UserError, shown
 
 Row = tuple[float | None, ...]
 Matrix = tuple[Row, ...]
@@ -176,7 +176,7 @@ class Scoreboard:
             raise UserError(f"these scores are damaged: {error!r}") from None
 
     def _repr_html_(self) -> str:
-        from seekr_lite.report.scores_html import scores_html
+        from seekr_lite.tools.report.scores_html import scores_html
 
         return scores_html(self)
 

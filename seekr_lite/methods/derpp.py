@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from seekr_lite.attention.tap import HeadPairs, HeadRecorder, RecordedHeads
-from seekr_lite.methods.answer_states import AnswerStates, answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.replay import Replay
+from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span, answer_states
+from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
 
 LayerPairs = dict[int, HeadPairs]
 LayerHeads = dict[int, RecordedHeads]

@@ -12,14 +12,14 @@ from typing import ClassVar
 
 import torch
 
+from seekr_lite.common.modes import train_mode_without_dropout
+from seekr_lite.common.seeds import generator_for
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, Method, StepTotals, TaskState
-from seekr_lite.modes import train_mode_without_dropout
-from seekr_lite.recipe import MethodSettings
-from seekr_lite.seeds import generator_for
-from seekr_lite.snapshots import SnapshotSequence
+from seekr_lite.model.losses import answer_cross_entropy_sum
+from seekr_lite.model.snapshots import SnapshotSequence
+from seekr_lite.recipe.recipe import MethodSettings
 
 
 class ElasticWeightConsolidation(Method):

@@ -13,14 +13,14 @@ from seekr_lite.attention.importance import (
     normalise_layers,
 )
 from seekr_lite.attention.tap import HeadRecorder, all_heads, tap
+from seekr_lite.common.modes import train_mode_without_dropout
+from seekr_lite.common.processes import ALONE, Processes
+from seekr_lite.common.progress import Advance, ignore
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.answer_states import answer_states
-from seekr_lite.methods.losses import answer_cross_entropy_sum
-from seekr_lite.modes import train_mode_without_dropout
-from seekr_lite.processes import ALONE, Processes
-from seekr_lite.progress import Advance, ignore
-from seekr_lite.snapshots import SnapshotSequence
+from seekr_lite.model.answer_states import answer_states
+from seekr_lite.model.losses import answer_cross_entropy_sum
+from seekr_lite.model.snapshots import SnapshotSequence
 
 
 def score_heads(

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from seekr_lite.base import Base
+from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import IGNORED, Batch
-from seekr_lite.errors import UserError
 from seekr_lite.methods.method import LossTerm, Method, StepTotals
-from seekr_lite.prompt_sequence import PromptSequence
-from seekr_lite.recipe import Recipe
-from seekr_lite.snapshots import Snapshot
+from seekr_lite.model.base import Base
+from seekr_lite.model.snapshots import Snapshot
+from seekr_lite.model.soft_prompts import PromptSequence
+from seekr_lite.recipe.recipe import Recipe
 
 KEYS = "prompt_keys"
 

@@ -16,19 +16,19 @@ from typing import Any, ClassVar
 
 import torch
 
-from seekr_lite.base import Base
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.seeds import seed_for
 from seekr_lite.data.batch import IGNORED, Batch, split_by_tokens
 from seekr_lite.data.encoding import encode_prompts
 from seekr_lite.data.task import Example
-from seekr_lite.errors import UserError
 from seekr_lite.evaluation.generate import generate
-from seekr_lite.methods.answer_states import answer_states
 from seekr_lite.methods.derpp import DarkExperienceReplay
-from seekr_lite.methods.losses import cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, StepTotals
-from seekr_lite.prompt_sequence import PromptSequence
-from seekr_lite.recipe import Recipe
-from seekr_lite.seeds import seed_for
+from seekr_lite.model.answer_states import answer_states
+from seekr_lite.model.base import Base
+from seekr_lite.model.losses import cross_entropy_sum
+from seekr_lite.model.soft_prompts import PromptSequence
+from seekr_lite.recipe.recipe import Recipe
 
 TOKENS_AT_ONCE = 8192  # of pseudo rows that are written; not `evaluate.batch_tokens`, since the draws hang on it
 SAMPLING: dict[str, Any] = {  # of pseudo rows, whatever a model's own generation settings say

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from seekr_lite.data.batch import Batch
-from seekr_lite.methods.answer_states import answer_labels, answer_span, answer_states
-from seekr_lite.methods.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, Method, StepTotals
+from seekr_lite.model.answer_states import answer_labels, answer_span, answer_states
+from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
 
 
 class LearningWithoutForgetting(Method):

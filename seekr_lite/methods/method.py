@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.processes import ALONE, Processes
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.errors import UserError
-from seekr_lite.methods.losses import answer_cross_entropy_sum
-from seekr_lite.processes import ALONE, Processes
-from seekr_lite.snapshots import SnapshotSequence
+from seekr_lite.model.losses import answer_cross_entropy_sum
+from seekr_lite.model.snapshots import SnapshotSequence
 
 if TYPE_CHECKING:
-    from seekr_lite.base import Base
     from seekr_lite.data.task import Example
     from seekr_lite.methods.memory import ReplayRow
-    from seekr_lite.recipe import MethodSettings, Recipe
+    from seekr_lite.model.base import Base
+    from seekr_lite.recipe.recipe import MethodSettings, Recipe
 
 Option = bool | int | float | str
 
@@ -103,7 +103,7 @@ class Method:
     @classmethod
     def read_options(cls, settings: MethodSettings) -> dict[str, Option]:
         """The recipe's `method.options` over the method's defaults. Raises `UserError` for what it does not know."""
-        from seekr_lite.recipe_errors import nearest
+        from seekr_lite.recipe.problems import nearest
 
         for key, value in settings.options.items():
             if key not in cls.default_options:
@@ -124,7 +124,7 @@ class Method:
     @classmethod
     def make_adapters(cls, base: Base, recipe: Recipe) -> SnapshotSequence:
         """What is trained on the base, by default LoRA. Raises `UserError` where the base has nothing to train."""
-        from seekr_lite.adapters import AdapterSequence
+        from seekr_lite.model.lora import AdapterSequence
 
         growth = cls.growth or recipe.adapter.growth
         return AdapterSequence(base, recipe.adapter.model_copy(update={"growth": growth}), recipe.run.seed)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from seekr_lite.base import Base
 from seekr_lite.methods.method import Method
-from seekr_lite.prompt_sequence import PromptSequence
-from seekr_lite.recipe import Recipe
+from seekr_lite.model.base import Base
+from seekr_lite.model.soft_prompts import PromptSequence
+from seekr_lite.recipe.recipe import Recipe
 
 
 class ProgressivePrompts(Method):

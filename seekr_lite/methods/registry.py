@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from seekr_lite.methods.method import Method
-    from seekr_lite.recipe import Recipe
+    from seekr_lite.recipe.recipe import Recipe
 
 METHODS: dict[str, str] = {
-    "sequential": "seekr_lite.methods.sequential:Sequential",
+    "sequential": "seekr_lite.methods.baselines:Sequential",
     "replay": "seekr_lite.methods.replay:Replay",
     "derpp": "seekr_lite.methods.derpp:DarkExperienceReplay",
     "seekr": "seekr_lite.methods.seekr:Seekr",
@@ -43,7 +43,7 @@ def register_method(method: MethodClass) -> MethodClass:
     Raises:
         UserError: the package has a method of that name.
     """
-    from seekr_lite.errors import UserError
+    from seekr_lite.common.errors import UserError
 
     if method.name in METHODS:
         raise UserError(f'the method "{method.name}" is one of the package; give yours another name')
@@ -71,7 +71,7 @@ def method_class(name: str) -> type[Method]:
     if name in _installed():
         loaded: type[Method] = _installed()[name].load()
         return loaded
-    from seekr_lite.errors import UserError
+    from seekr_lite.common.errors import UserError
 
     raise UserError(f'no method is called "{name}" here; import what registers it first. Known: {method_names()}')
 

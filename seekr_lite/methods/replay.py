@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from seekr_lite.methods.losses import answer_cross_entropy_sum
 from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
+from seekr_lite.model.losses import answer_cross_entropy_sum
 
 
 class Replay(Method):

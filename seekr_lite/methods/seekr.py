@@ -14,14 +14,14 @@ from seekr_lite.attention.importance import HeadScores, accumulated_importance
 from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
 from seekr_lite.attention.tap import HeadPairs
 from seekr_lite.attention.tappable import check_tappable
+from seekr_lite.common.seeds import generator_for, seed_for
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.method_defaults import HEADS_FOLDER
 from seekr_lite.methods.derpp import DarkExperienceReplay, LayerHeads, LayerPairs
 from seekr_lite.methods.head_scoring import score_heads
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
-from seekr_lite.recipe import MethodSettings
-from seekr_lite.seeds import generator_for, seed_for
-from seekr_lite.snapshots import SnapshotSequence
+from seekr_lite.model.snapshots import SnapshotSequence
+from seekr_lite.recipe.method_names import HEADS_FOLDER
+from seekr_lite.recipe.recipe import MethodSettings
 
 
 class Seekr(DarkExperienceReplay):

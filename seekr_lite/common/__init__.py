@@ -1,0 +1,1 @@
+"""What every part of the package may use: errors, files, processes, progress, packages, terminals."""

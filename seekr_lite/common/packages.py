@@ -1,0 +1,17 @@
+"""Packages that come with an extra of the installation."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from seekr_lite.common.errors import UserError
+
+
+def load_extra(module: str, extra: str) -> Any:
+    """The module, or a `UserError` that says which extra of seekr-lite brings it."""
+    try:
+        return import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise UserError(f'{package} is not installed; install it with: pip install "seekr-lite[{extra}]"') from None

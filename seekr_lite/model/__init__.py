@@ -1,0 +1,1 @@
+"""The frozen base and what is trained on it: LoRA, soft prompts, snapshots, losses."""

@@ -1,0 +1,1 @@
+"""What to run: the schema, its problems in words, the names of methods, the shipped recipes."""

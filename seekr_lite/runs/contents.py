@@ -1,0 +1,44 @@
+"""What the past costs on disk: the text of replay samples and the adapters, told apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seekr_lite.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TaskStore:
+    """Of one task (of all, for `joint`): its samples, their bytes as they lie on disk, and its adapter's bytes."""
+
+    task: str
+    samples: int
+    text_bytes: int
+    mean_sample_bytes: float
+    largest_sample_bytes: int
+    adapter_bytes: int
+
+
+def replay_store(folder: RunFolder) -> list[TaskStore]:
+    """One entry per finished stage. A sample's bytes are those of its line in the memory file.
+
+    Raises:
+        UserError: a file that is counted is missing, or not what was written.
+    """
+    stores = []
+    for index, stage in enumerate(folder.record.stages):
+        memory, adapter = folder.trusted_memory_path(index), folder.trusted_adapter_folder(index)
+        sizes = [] if memory is None else [len(line) for line in memory.read_bytes().splitlines(keepends=True)]
+        stores.append(
+            TaskStore(
+                task=", ".join(stage.tasks),
+                samples=len(sizes),
+                text_bytes=sum(sizes),
+                mean_sample_bytes=sum(sizes) / len(sizes) if sizes else 0.0,
+                largest_sample_bytes=max(sizes, default=0),
+                adapter_bytes=(adapter / "adapter_model.safetensors").stat().st_size,
+            )
+        )
+    return stores

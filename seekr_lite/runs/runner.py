@@ -1,0 +1,405 @@
+"""A recipe and a run folder in, a finished run out: the order of things, what is skipped, what is refused.
+
+(Not `run.py`: the package's public function `run` would be hidden by a module of the same name.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.base_checks import check_against_base
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import user_path, writing
+from seekr_lite.common.processes import Processes, launched_alone
+from seekr_lite.common.progress import Listener, Listeners
+from seekr_lite.common.stopping import StopRequest, stop_signals
+from seekr_lite.data.gather import gather_tasks, refuse_other_rows
+from seekr_lite.data.task import Task
+from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
+from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.methods.registry import with_options
+from seekr_lite.phase_costs import TESTING, phase_cost
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.checks import check_continues
+from seekr_lite.runs.folder import RUN_FILE, RunFolder
+from seekr_lite.runs.lock import locked
+from seekr_lite.runs.log import LogFile, cut_to_whole_lines
+from seekr_lite.runs.record import file_checksum
+from seekr_lite.runs.trackers import Trackers, check_trackers
+
+if TYPE_CHECKING:
+    from seekr_lite.loaded_model import LoadedModel
+    from seekr_lite.runs.contents import TaskStore
+    from seekr_lite.tools.evaluate import Evaluation
+    from seekr_lite.tools.export import Export
+    from seekr_lite.tools.general_text import TextLikelihood
+    from seekr_lite.tools.harness import HarnessScore
+    from seekr_lite.tools.heads.graft import GraftResult
+    from seekr_lite.tools.heads.heads import Heads
+    from seekr_lite.tools.push import Push
+    from seekr_lite.training.learner import Learner
+
+
+class Run:
+    """A run on disk, as it is now: its scores, its recipe, its models, and the next task."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.folder.recipe()
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks learned so far."""
+        return [task for stage in self.folder.record.stages for task in stage.tasks]
+
+    @property
+    def scores(self) -> Scoreboard:
+        """The scoreboard, and the general texts measured since. Raises `UserError` where the run has not ended."""
+        from seekr_lite.runs.general_store import with_texts
+
+        folder = self.folder
+        return with_texts(Scoreboard.from_json(folder.load_scores()), folder)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The files of the run; read anew each time, since the run may have gone on, here or elsewhere."""
+        return RunFolder.open(self.path)
+
+    @property
+    def heads(self) -> Heads:
+        """What the run knows of its attention heads. Raises `UserError` where its method scored none."""
+        from seekr_lite.tools.heads.heads import Heads
+
+        return Heads.of_run(self.folder)
+
+    @property
+    def replay_store(self) -> list[TaskStore]:
+        """What the past costs on disk, by task: bytes of replay text and of adapters, apart."""
+        from seekr_lite.runs.contents import replay_store
+
+        return replay_store(self.folder)
+
+    def graft_heads(self, task: str | None = None, listener: Listener | None = None) -> list[GraftResult]:
+        """How much of an old task's loss comes back with its old attention maps; by default of every old task."""
+        from seekr_lite.tools.heads.graft import graft_heads
+
+        return graft_heads(self.folder, task, listener)
+
+    def evaluate(
+        self,
+        after: str | Sequence[str] = (),
+        tasks: Sequence[str] = (),
+        data: str | None = None,
+        overrides: Sequence[str] = (),
+        listener: Listener | None = None,
+    ) -> list[Evaluation]:
+        """Tests models of the run on its tasks or another data set; writes nothing. See `run_evaluation.py`."""
+        from seekr_lite.tools.evaluate import evaluate_run
+
+        return evaluate_run(self.folder, after, tasks, data, overrides, listener)
+
+    def general_likelihood(
+        self, file: str | Path, after: Sequence[str] = (), listener: Listener | None = None
+    ) -> list[TextLikelihood]:
+        """The likelihood of a general text before and after each task; see `general_text.general_likelihood`."""
+        from seekr_lite.tools.general_text import general_likelihood
+
+        return general_likelihood(self.folder, file, after, listener)
+
+    def harness_scores(
+        self,
+        tasks: Sequence[str],
+        after: Sequence[str] = (),
+        limit: int | None = None,
+        listener: Listener | None = None,
+    ) -> list[HarnessScore]:
+        """Tasks of lm-evaluation-harness on models of the run; see `seekr_lite.tools.harness`."""
+        from seekr_lite.tools.harness import harness_scores
+
+        return harness_scores(self.folder, tasks, after, limit, listener)
+
+    def export(
+        self, to: str | Path, after: str | None = None, merge: str = "none", listener: Listener | None = None
+    ) -> Export:
+        """Writes the model after a task to a folder of its own, for other programs; see `seekr_lite.tools.export`."""
+        from seekr_lite.tools.export import export
+
+        return export(self.folder, to, after, merge, listener)
+
+    def push(
+        self,
+        to: str,
+        after: str | None = None,
+        private: bool = False,
+        base_model: str | None = None,
+        send: bool = False,
+    ) -> Push:
+        """What of an adapter would go to the hub; with `send` it goes. See `seekr_lite.tools.push.push`."""
+        from seekr_lite.tools.push import push
+
+        return push(self.folder, to, after, private, base_model, send)
+
+    def save_report(self, path: str | Path | None = None) -> Path:
+        """Writes the run as one HTML file that needs nothing else; by default `report.html` in its folder.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from seekr_lite.common.files import user_file
+        from seekr_lite.tools.report.run_html import run_html
+
+        target = user_path(path) if path is not None else self.path / "report.html"
+        page = run_html(self)
+        with user_file(target) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        return target
+
+    def load_model(self, after: str | None = None) -> LoadedModel:
+        """The base with the adapter after task `after` (by default the last), ready to generate."""
+        from seekr_lite.loaded_model import LoadedModel
+
+        return LoadedModel.of_run(self.folder, after)
+
+    def learn(self, task: Task, epochs: int | None = None, listener: Listener | None = None) -> Run:
+        """Learns one more task, handed over from Python, and evaluates the run again; returns this run.
+
+        Args:
+            task: its rows are kept in the run folder, so that the run can be taken up without them.
+            epochs: for this task; by default the recipe's (the last number, where it is a list).
+        """
+        recipe = self.recipe
+        if task.name in self.tasks:
+            raise UserError(f"task {task.name}: this run has learned it already; give the new task another name")
+        if task.name in recipe.data.tasks:  # it was stopped inside
+            return run(recipe, output=self.path, listener=listener, tasks=[task])
+        changes: dict[str, Any] = {"data": {"tasks": (*recipe.data.tasks, task.name)}}
+        last = recipe.epochs_of(len(recipe.data.tasks))
+        if isinstance(recipe.train.epochs, tuple):
+            changes["train"] = {"epochs": (*recipe.train.epochs, epochs or last)}
+        elif epochs not in (None, recipe.train.epochs):
+            old = (recipe.train.epochs,) * len(recipe.data.tasks)
+            changes["train"] = {"epochs": (*old, epochs)}
+        return run(recipe.with_(**changes), output=self.path, listener=listener, tasks=[task])
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, tasks={self.tasks})"
+
+    def _repr_html_(self) -> str:
+        return self.scores._repr_html_()
+
+
+def open_run(path: str | Path) -> Run:
+    """Opens a run folder. Raises `UserError` where there is none."""
+    return Run(RunFolder.open(path).path)
+
+
+def run(
+    recipe: Recipe | str | Path,
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+    tasks: Sequence[Task] = (),
+    fresh: bool = False,
+) -> Run:
+    """Runs a recipe to its end: learns what the folder has not learned, tests what it has not tested.
+
+    Args:
+        recipe: a recipe, or the path of a recipe file.
+        output: the run folder; by default the recipe's `run.output`.
+        overrides: `section.key=value`, for a recipe file.
+        listener: hears of progress; by default a progress display in a terminal or notebook.
+        tasks: tasks handed over from Python; the recipe's `data.tasks` names them.
+        fresh: start anew; a run that is there is moved aside, not deleted.
+
+    Under `accelerate launch` or `torchrun` every process calls this; they share the work, and the main one writes.
+
+    Raises:
+        UserError: anything that is wrong with the recipe, the data, the base or the folder, before a folder is made.
+        Stopped: a file cannot be written, too many losses are not finite, or another process of the run has ended;
+            once mended, it goes on from there.
+        Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
+    """
+    from seekr_lite.model.base import choose_device, limit_memory, load_base
+    from seekr_lite.training.learner import Learner
+
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.from_toml(recipe, overrides)
+    path = user_path(output or recipe.run.output or "runs/run")
+    recipe = with_options(recipe.with_(run={"output": str(path)}))  # a run goes on with these, whatever defaults become
+    stop = StopRequest()
+    processes = Processes.launched(choose_device(recipe.base.device), stop)
+    if listener is None:
+        from seekr_lite.common.console import Console
+
+        listener = Console()
+    if launched_alone():
+        listener.say(
+            "accelerate has started one process: with --cpu it starts no more, whatever --num_processes says. For "
+            "several on a CPU: torchrun --nproc_per_node 2 -m seekr_lite run RECIPE"
+        )
+    trackers = Trackers(recipe, path, listener.say)
+    listeners = Listeners(listener, LogFile(path / "log.jsonl"), trackers, stop) if processes.is_main else stop
+    with processes.together():
+        check_trackers(recipe.run.trackers)
+        RunFolder.check_free(path)
+        folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
+        if folder is not None:
+            check_continues(folder, recipe)
+        sequence = gather_tasks(recipe, folder, tasks)
+        check_against_base(recipe)
+        device = processes.device or choose_device(recipe.base.device)
+        limit_memory(recipe.run.memory_limit_gb, device)
+        base = load_base(recipe.base, device)
+        # Before a folder is made: it refuses what a method cannot use.
+        learner = Learner(recipe, base, listeners, stop, processes)
+    with ExitStack() as held:
+        with processes.together():
+            if processes.is_main:
+                if fresh and RunFolder.is_run(path):
+                    listener.say(f"the run that was in {path} is now in {move_aside(path)}")
+                held.enter_context(locked(path))
+                folder = prepare_folder(path, recipe, tasks)
+                held.enter_context(trackers)
+                trackers.go_on_after(stage.steps for stage in folder.record.stages)
+        held.enter_context(stop_signals(stop))
+        carry_on(seen_by_all(path, folder, processes), learner, sequence, listeners)
+    return Run(path)
+
+
+def prepare_folder(path: Path, recipe: Recipe, tasks: Sequence[Task]) -> RunFolder:
+    """Makes a run folder, or takes one up again; only for the process that holds its lock.
+
+    It looks again at what is there: another process may have worked there while this one loaded the base.
+    """
+    RunFolder.check_free(path)
+    if RunFolder.is_run(path):
+        folder = RunFolder.open(path)
+        check_continues(folder, recipe)
+        refuse_other_rows(folder, tasks)
+    else:
+        folder = RunFolder.create(path, recipe)
+    folder.clean()
+    cut_to_whole_lines(path / "log.jsonl")
+    for task in tasks:
+        folder.save_task(task)
+    folder.write_recipe(recipe)
+    return folder
+
+
+def seen_by_all(path: Path, folder: RunFolder | None, processes: Processes) -> RunFolder:
+    """The run folder that the main process has prepared. Raises `UserError` where another one does not see it."""
+    checksum = processes.on_main(lambda: file_checksum(path / RUN_FILE))
+    with processes.together():
+        if folder is None or not processes.is_main:
+            if not RunFolder.is_run(path) or file_checksum(path / RUN_FILE) != checksum:
+                raise UserError(
+                    f"{path}: the main process works there, and this one does not see the same folder; put the run "
+                    "(--output) on a disk that all machines share"
+                )
+            folder = RunFolder.open(path)
+    assert folder is not None
+    return folder
+
+
+def by_main(folder: RunFolder, processes: Processes, write: Callable[[], object]) -> None:
+    """The main process writes to the folder; the others wait for it, and read what is recorded now."""
+    with processes.together():
+        if processes.is_main:
+            write()
+    if not processes.is_main:
+        folder.read_again()
+
+
+def move_aside(path: Path) -> Path:
+    """Gives a run folder another name; returns it. Raises `UserError` where a process works in it."""
+    path = path.resolve()  # `.` has no name
+    with locked(path):
+        number = 1
+        while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+            number += 1
+        with writing(aside):
+            path.rename(aside)
+    return aside
+
+
+def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: Listener) -> None:
+    """Takes a run folder from where it is to the end of its recipe."""
+    joint, recipe, processes = learner.method.joint, learner.recipe, learner.processes
+    stages = [tasks] if joint else [[task] for task in tasks]
+    planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
+    # What was recorded once is made again, too, where the rounds of the longer sequence no longer ask for it.
+    damaged = processes.on_main(lambda: forget_damaged(folder, tasks, listener))
+    by_main(folder, processes, lambda: None)
+    evaluations = list(dict.fromkeys([*planned, *((after, task) for after, task in damaged)]))
+    checkpoints = folder.checkpoints(recipe, listener)
+    evaluate_after(folder, learner, None, tasks, evaluations, listener)
+    for index, stage in enumerate(stages):
+        if index < len(folder.record.stages):
+            learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
+        else:
+            learned = learner.learn(*stage, checkpoints=checkpoints)
+            name = folder.stage_name(index, stage, joint)
+            config = learner.adapters.config_of(learned.snapshot)
+            save = partial(folder.save_stage, name, stage, learned, config, learner.method.state_folder)
+            by_main(folder, processes, save)
+            by_main(folder, processes, checkpoints.forget)
+            phases = {cost.phase: cost.to_json() for cost in learned.costs}
+            listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds, phases=phases)
+        after = len(tasks) - 1 if joint else index
+        evaluate_after(folder, learner, after, tasks, evaluations, listener)
+        listener.say(describe_stage(folder, index, after, stage))
+    results = {}
+    for after_task, task in planned:
+        record = folder.evaluation(after_task, tasks[task].name)
+        assert record is not None, "every planned evaluation has been made"
+        results[(after_task, task)] = (record.score, record.nll)
+    scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
+    by_main(folder, processes, lambda: folder.save_scores(scores.to_json()))
+    by_main(folder, processes, checkpoints.forget)
+
+
+def forget_damaged(folder: RunFolder, tasks: list[Task], listener: Listener) -> list[tuple[int | None, int]]:
+    """Evaluations (after, task) whose predictions are damaged or missing: taken out of the record, and told."""
+    places = {task.name: index for index, task in enumerate(tasks)}
+    damaged = folder.forget_damaged_evaluations()
+    for one in damaged:
+        path = folder.predictions_path(one.after, one.task)
+        listener.say(f"{path}: damaged or missing; this evaluation is made again")
+    return [(one.after, places[one.task]) for one in damaged]
+
+
+def evaluate_after(
+    folder: RunFolder,
+    learner: Learner,
+    after: int | None,
+    tasks: list[Task],
+    evaluations: list[tuple[int | None, int]],
+    listener: Listener,
+) -> None:
+    """Makes the planned evaluations of one round that have not been made."""
+    for round_after, task in evaluations:
+        if round_after == after and folder.evaluation(after, tasks[task].name) is None:
+            name = tasks[task].name
+            with phase_cost(TESTING, learner.base.device) as cost:
+                result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
+            by_main(folder, learner.processes, partial(folder.save_evaluation, after, name, result))
+            took = {cost.phase: cost.to_json()}
+            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll, phases=took)
+
+
+def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:
+    """One line about a stage that has ended."""
+    record = folder.record.stages[index]
+    found = [folder.evaluation(after, task.name) for task in stage]
+    scores = ", ".join(f"{one.task} {one.score:.1f}" for one in found if one is not None)
+    return f"{record.name}: {record.steps} steps in {record.seconds:.0f} s" + (f"; score {scores}" if scores else "")

@@ -1,0 +1,155 @@
+"""Tests any model of a run on any of its tasks, or on another data set. The run itself stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.common.errors import UserError
+from seekr_lite.common.progress import Listener
+from seekr_lite.data.task import Task
+from seekr_lite.recipe.problems import nearest
+from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
+from seekr_lite.tools.models import RunModels, Stage, find_stages, find_tasks, model_name
+
+if TYPE_CHECKING:
+    from seekr_lite.runs.folder import RunFolder
+    from seekr_lite.runs.record import EvaluationRecord
+
+# How rows become tokens: another data set is read as the run's own was, unless it is said otherwise.
+KEPT = ("max_prompt_tokens", "max_answer_tokens", "chat_template")
+CHANGEABLE = ("data", "evaluate")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's score (0 to 100) on a task, and its NLL per answer token on the held-out rows.
+
+    model: the task after which it is, or "(bare base)". metric: None where it is not known without the data.
+    from_run: the run had tested this itself, and was not tested again.
+    """
+
+    model: str
+    task: str
+    metric: str | None
+    score: float
+    nll: float | None
+    from_run: bool
+
+
+def evaluate_run(
+    folder: RunFolder,
+    after: str | Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> list[Evaluation]:
+    """Tests models of a run; what the run has tested itself is read, not repeated. Nothing is written.
+
+    Args:
+        after: the tasks after which the models are, by default the last; "base" is the bare base.
+        tasks: tasks of the run, by default all; with `data`, tasks of that data set.
+        data: another data set, `format:path` as in a recipe's [data], for example "jsonl:my-tasks".
+        overrides: `data.key=value`, for the other data set.
+
+    Raises:
+        UserError: no such task, no such data, or an adapter that is damaged.
+    """
+    last = [folder.record.stages[folder.stage_after(None)].tasks[-1]]
+    stages = find_stages(folder, [after] if isinstance(after, str) else after or last)
+    if data is None:
+        if overrides:
+            raise UserError(
+                f"--set {overrides[0]}: goes with another data set (--data); a run's own tasks stay as they are"
+            )
+        names, recipe = find_tasks(folder, tasks), folder.recipe()
+        known = {(stage, name): known_result(folder, stage, name) for stage in stages for name in names}
+    else:
+        recipe = _with_data(folder.recipe(), data, tasks, overrides)
+        names, known = list(recipe.data.tasks), {}
+    missing = [name for name in names if any(known.get((stage, name)) is None for stage in stages)]
+    read = _read(recipe, missing, folder if data is None else None)
+    models, metrics = RunModels(folder), known_metrics(folder)
+    found = []
+    for stage in stages:
+        for name in names:
+            record = known.get((stage, name))
+            if record is not None:
+                score, nll, metric = record.score, record.nll, metrics.get(name)
+            else:
+                score, nll = _test(models, stage, read[name], recipe, listener or Listener())
+                metric = read[name].metric
+            found.append(Evaluation(model_name(folder, stage), name, metric, score, nll, record is not None))
+    return found
+
+
+def _test(
+    models: RunModels, stage: Stage, task: Task, recipe: Recipe, listener: Listener
+) -> tuple[float, float | None]:
+    from seekr_lite.evaluation.evaluate import evaluate_task
+
+    what = "the bare base" if stage is None else f"after {model_name(models.folder, stage)}"
+    with models.acting(stage) as model, listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance:
+        result = evaluate_task(model, models.tokenizer, task, recipe, advance)
+    return result.score, result.nll
+
+
+def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | None:
+    """What the run itself found with this very adapter on a task of its own."""
+    from seekr_lite.methods.registry import method_class
+
+    method, tasks = method_class(folder.record.method), folder.recipe().data.tasks
+    if stage is None:
+        return folder.evaluation(None, task)
+    if method.joint:
+        return folder.evaluation(len(tasks) - 1, task)
+    if method.routed_by_task and tasks.index(task) != stage:
+        return None  # after this stage, the run tests the task with another adapter
+    return folder.evaluation(stage, task)
+
+
+def known_metrics(folder: RunFolder) -> dict[str, str]:
+    """The metric of each task, once the run has ended."""
+    from seekr_lite.evaluation.scoreboard import Scoreboard
+
+    return Scoreboard.from_json(folder.load_scores()).metrics if folder.has_scores else {}
+
+
+def _read(recipe: Recipe, names: Sequence[str], folder: RunFolder | None) -> dict[str, Task]:
+    from seekr_lite.base_checks import check_against_base
+    from seekr_lite.data.gather import gather_tasks
+
+    if not names:
+        return {}
+    check_against_base(recipe)
+    wanted = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tasks": tuple(names)})})
+    return {task.name: task for task in gather_tasks(wanted, folder, ())}
+
+
+def _with_data(recipe: Recipe, data: str, tasks: Sequence[str], overrides: Sequence[str]) -> Recipe:
+    """The run's recipe with another data set in place of its own."""
+    from seekr_lite.data.readers import READERS
+
+    form, _, path = data.partition(":")
+    if form not in READERS:
+        raise UserError(
+            f"--data {data}: write FORMAT:PATH; formats: {', '.join(READERS)}{nearest(form, READERS)}. "
+            "For example --data jsonl:my-tasks"
+        )
+    if not tasks:
+        raise UserError(f"--data {data}: name the tasks in it, too: --task NAME")
+    own = recipe.data.model_dump()
+    sections: dict[str, dict[str, Any]] = {
+        "data": {name: field.get_default() for name, field in DataSettings.model_fields.items()}
+        | {name: own[name] for name in KEPT}
+        | {"format": form, "path": path or None, "tasks": tuple(tasks)},
+        "train": {"epochs": 1},  # one number fits any number of tasks; nothing is trained
+    }
+    for override in overrides:
+        section, key, value = parse_override(override)
+        if section not in CHANGEABLE:
+            raise UserError(f"--set {override}: nothing is trained here; keys of [data] and [evaluate] may be changed")
+        sections.setdefault(section, {})[key] = value
+    return recipe.with_(**sections)

@@ -1,0 +1,95 @@
+"""All models of a run on one base, which is loaded once, when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from seekr_lite.common.errors import UserError
+from seekr_lite.recipe.problems import nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
+    from seekr_lite.runs.folder import RunFolder
+
+BARE_BASE = "base"
+Stage = int | None  # the model after this stage; None: the bare base
+
+
+class RunModels:
+    """The bare base and the adapters of a run; one of them acts at a time."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._loaded: Stage = None  # the one snapshot that is in memory
+
+    @cached_property
+    def _adapters(self) -> SnapshotSequence:
+        from seekr_lite.methods.registry import method_class
+        from seekr_lite.model.base import load_base
+
+        recipe = self.folder.recipe()
+        return method_class(recipe.method.name).make_adapters(load_base(recipe.base), recipe)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._adapters.base.tokenizer
+
+    @contextmanager
+    def acting(self, stage: Stage) -> Iterator[Any]:
+        """Inside the block, the model after a stage, or the bare base; in eval mode, without gradients.
+
+        Raises:
+            UserError: the base cannot be loaded, or the adapter is damaged.
+        """
+        if stage is not None and stage != self._loaded:
+            snapshot = self.folder.load_snapshot(stage)
+            self._check(snapshot)
+            self._adapters.snapshots = [snapshot]
+            self._loaded = stage
+        with self._adapters.acting_as(None if stage is None else 0):
+            yield self._adapters.model
+
+    def _check(self, snapshot: Snapshot) -> None:
+        """Raises `UserError` where the snapshot is none of this base: other layers, or layers of other sizes."""
+        here = {name: _outer(name, parameter) for name, parameter in self._adapters.student.items()}
+        if here != {name: _outer(name, tensor) for name, tensor in snapshot.weights.items()}:
+            raise UserError(f"{self.folder.path}: an adapter of this run does not belong to its base")
+
+
+def _outer(name: str, tensor: torch.Tensor) -> int:
+    """The size of the base's side of an adapter's matrix, or of a prompt; the other side is the rank."""
+    return tensor.shape[0 if ".lora_B." in name else 1] if tensor.dim() == 2 else -1
+
+
+def find_stages(folder: RunFolder, after: Sequence[str]) -> list[Stage]:
+    """The stages that learned these tasks; "base" is the bare base, where no task is called so.
+
+    Raises:
+        UserError: the run has learned no such task.
+    """
+    learned = [task for stage in folder.record.stages for task in stage.tasks]
+    return [None if name == BARE_BASE and name not in learned else folder.stage_after(name) for name in after]
+
+
+def model_name(folder: RunFolder, stage: Stage) -> str:
+    """The model in words: the task after which it is, or the bare base."""
+    if stage is None:
+        return "(bare base)"
+    tasks = folder.record.stages[stage].tasks
+    return tasks[0] if len(tasks) == 1 else "all tasks"
+
+
+def find_tasks(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
+    """These tasks of the run's recipe, by default all. Raises `UserError` where it has no such task."""
+    known = folder.recipe().data.tasks
+    for task in tasks:
+        if task not in known:
+            raise UserError(
+                f'task "{task}": this run has {", ".join(known)}{nearest(task, known)} (another data set: --data)'
+            )
+    return list(tasks or known)

@@ -1,0 +1,139 @@
+"""What a run's folder tells a report: what is measured, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from seekr_lite.common.errors import UserError
+from seekr_lite.evaluation.rounds import planned_evaluations
+from seekr_lite.evaluation.scoreboard import Row, Scoreboard
+from seekr_lite.runs.folder import SCORES_FILE
+from seekr_lite.runs.general_store import kept_texts, with_texts
+from seekr_lite.tools.report.phase_table import PhaseTotal, read_phases
+from seekr_lite.tools.report.step_curves import StepCurves, read_curves
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe.recipe import Recipe
+    from seekr_lite.runs.folder import RunFolder
+    from seekr_lite.runs.record import RunRecord
+    from seekr_lite.runs.runner import Run
+
+NAMED = 6  # so many missing tests are named
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run, as it was when its record was read, once.
+
+    recorded: every evaluation that was made, also of rounds that were last ones before tasks were appended.
+    board: what `scores.json` says; of an unfinished run, `recorded`.
+    trouble: files that should be there and cannot be read.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    recorded: Scoreboard
+    board: Scoreboard
+    finished: bool
+    trouble: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: Run) -> RunFacts:
+        folder = run.folder
+        recipe, trouble = folder.recipe(), []
+        scores = None
+        if SCORES_FILE in folder.record.files:
+            try:
+                scores = Scoreboard.from_json(folder.load_scores())
+            except UserError as error:
+                trouble.append(str(error))
+        recorded = _recorded_board(folder.record, recipe.data.tasks, scores.metrics if scores else {})
+        finished = scores is not None and scores.tasks == recipe.data.tasks
+        board = with_texts(scores if scores and finished else recorded, folder)
+        trouble += [str(kept) for _, kept in kept_texts(folder) if isinstance(kept, UserError)]
+        return cls(folder, recipe, recorded, board, finished, tuple(trouble))
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.resolve().name
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.recipe.data.tasks
+
+    @property
+    def learned(self) -> list[str]:
+        """The tasks learned so far."""
+        return [task for stage in self.folder.record.stages for task in stage.tasks]
+
+    @property
+    def method(self) -> str:
+        return self.folder.record.method
+
+    @property
+    def joint(self) -> bool:
+        """Whether all tasks are learned at once."""
+        return self.method == "joint" or any(len(stage.tasks) > 1 for stage in self.folder.record.stages)
+
+    @cached_property
+    def curves(self) -> StepCurves:
+        return read_curves(self.folder.path / "log.jsonl")
+
+    @cached_property
+    def phases(self) -> list[PhaseTotal]:
+        return read_phases(self.folder.path / "log.jsonl")
+
+    def round_name(self, after: int | None) -> str:
+        """What a round is called: after which task the tests were made."""
+        if after is None:
+            return "bare base"
+        return "after all tasks" if self.joint else f"after {self.tasks[after]}"
+
+    def missing(self) -> list[str]:
+        """What an unfinished run has not done yet, in words."""
+        learned = set(self.learned)
+        open_tasks = [task for task in self.tasks if task not in learned]
+        lines = []
+        if open_tasks:
+            lines.append(f"not learned yet: {', '.join(open_tasks)}")
+            stage = len(self.folder.record.stages)
+            if steps := self.curves.lengths.get(stage):
+                lines.append(f"{'all tasks' if self.joint else self.tasks[stage]}: in work, {steps} steps are logged")
+        planned = planned_evaluations(len(self.tasks), self.recipe.evaluate.rounds, self.joint)
+        untested = [
+            f"{self.tasks[task]} ({self.round_name(after)})"
+            for after, task in planned
+            if self.folder.evaluation(after, self.tasks[task]) is None
+        ]
+        if untested:
+            more = f", and {len(untested) - NAMED} more" if len(untested) > NAMED else ""
+            lines.append(f"not tested yet: {', '.join(untested[:NAMED])}{more}")
+        if not lines and not self.finished:
+            lines.append("the scores are not put together yet")
+        return lines
+
+
+def _recorded_board(record: RunRecord, tasks: tuple[str, ...], metrics: Mapping[str, str]) -> Scoreboard:
+    score = {(one.after, one.task): one.score for one in record.evaluations}
+    nll = {(one.after, one.task): one.nll for one in record.evaluations}
+
+    def row(found: Mapping[tuple[int | None, str], float | None], after: int | None) -> Row:
+        return tuple(found.get((after, task)) for task in tasks)
+
+    def base(found: Mapping[tuple[int | None, str], float | None]) -> Row | None:
+        return row(found, None) if any(value is not None for value in row(found, None)) else None
+
+    rounds = range(len(tasks))
+    return Scoreboard(
+        tasks=tasks,
+        metrics=dict(metrics),
+        matrix=tuple(row(score, after) for after in rounds),
+        method=record.method,
+        seed=record.seed,
+        base=base(score),
+        nll_matrix=tuple(row(nll, after) for after in rounds),
+        nll_base=base(nll),
+    )

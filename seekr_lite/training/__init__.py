@@ -1,0 +1,1 @@
+"""One task is learned: the loop, its gradients, micro-batches, optimizers and state."""

@@ -1,0 +1,35 @@
+"""AdamW in the precisions that save memory. Each task starts it afresh (the official SEEKR code carries it over)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe.recipe import TrainSettings
+
+
+def make_optimizer(
+    parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, learning_rate: float | None = None
+) -> torch.optim.Optimizer:
+    """`adamw` keeps two fp32 numbers a weight, the 8-bit ones two bytes (Dettmers et al. 2022, arXiv 2110.02861).
+
+    Paged ones move to the host where the card is full; without a card they are not paged. `learning_rate`: by default
+    the settings'.
+    """
+    learning_rate = learning_rate or settings.learning_rate
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
+    import bitsandbytes.optim
+
+    makers = {
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw": bitsandbytes.optim.PagedAdamW,
+        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
+    }
+    made: torch.optim.Optimizer = makers[settings.optimizer](
+        parameters, lr=learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+    )
+    return made

@@ -1,0 +1,126 @@
+"""The gradients of one optimizer step, summed over micro-batches of new rows and of old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from seekr_lite.common.processes import ALONE, Processes
+from seekr_lite.data.batch import collate
+from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.methods.memory import ReplayRow
+from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
+from seekr_lite.model.snapshots import SnapshotSequence
+from seekr_lite.step_sum import StepSum
+from seekr_lite.training.micro_batches import MicroBatches
+from seekr_lite.training.schedule import Step
+
+
+@dataclass
+class TermValues:
+    """Loss terms of a step: their values, and now and then the gradient norm of each weighted term.
+
+    They stay on the device until `numbers` asks for all of them at once.
+    """
+
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+    norms: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, term: LossTerm) -> None:
+        value = term.value.detach()
+        self.values[term.name] = self.values[term.name] + value if term.name in self.values else value
+
+    def numbers(self, total_norm: torch.Tensor) -> tuple[dict[str, float], dict[str, float], float]:
+        """Values, norms, and the norm of the whole gradient, in one wait for the device."""
+        tensors = [*self.values.values(), *self.norms.values(), total_norm]
+        *numbers, total = torch.stack([tensor.double() for tensor in tensors]).tolist()
+        split = len(self.values)
+        values = dict(zip(self.values, numbers[:split], strict=True))
+        return values, dict(zip(self.norms, numbers[split:], strict=True)), total
+
+
+class StepGradients:
+    """Gradients of a method's loss on the rows of a step; they land in the student's parameters.
+
+    A new row counts 1 and an old row `replay_weight`: L = (new L_new + w old L_old) / (new + w old). A step of old rows
+    alone has L = w L_old. Several processes share the rows of a step, each kind apart; afterwards each has the
+    gradients of the whole step.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        adapters: SnapshotSequence,
+        micro_batches: MicroBatches,
+        replay_weight: float,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.processes = processes
+        self.add_up = StepSum(processes, adapters.trainable_parameters())
+        self.method = method
+        self.adapters = adapters
+        self.micro_batches = micro_batches
+        self.replay_weight = replay_weight
+
+    def __call__(
+        self, step: Step, rows: Sequence[EncodedExample], old: Sequence[ReplayRow], with_norms: bool = False
+    ) -> TermValues:
+        """Sums up the gradients of a step; in smaller micro-batches where memory runs out.
+
+        with_norms: also the gradient norm of each weighted term, of its first micro-batch: which pulls how hard.
+        """
+        chosen, past = [rows[index] for index in step.new], [old[index] for index in step.replay]
+        lengths = [len(row.input_ids) for row in chosen] + [len(row.encoded.input_ids) for row in past]
+        terms = self.micro_batches.fit(lambda: self._sum(chosen, past, with_norms), lengths, self._forget)
+        self.add_up(terms, with_norms)
+        return terms
+
+    def _sum(self, chosen: list[EncodedExample], past: list[ReplayRow], with_norms: bool) -> TermValues:
+        weight_sum = len(chosen) + self.replay_weight * len(past) if chosen else len(past)
+        terms = TermValues()
+        device, pad = self.adapters.base.device, self.adapters.base.tokenizer.pad_token_id
+        if chosen:
+            totals = StepTotals(sum(row.answer_length for row in chosen), len(chosen))
+            own = self.processes.share_by_length(chosen, [len(row.input_ids) for row in chosen])
+            for group in self.micro_batches.split([len(row.input_ids) for row in own]):
+                batch = collate([own[index] for index in group], pad).to(device)
+                loss = self.method.new_task_loss(batch, totals)
+                self._backward(loss, len(chosen) / weight_sum, terms, with_norms)
+        if past and self.replay_weight:
+            tasks = frozenset(row.task for row in past)
+            totals = StepTotals(sum(row.encoded.answer_length for row in past), len(past), tasks)
+            mine = self.processes.share_by_length(past, [len(row.encoded.input_ids) for row in past], last_first=True)
+            for group in self.micro_batches.split([len(row.encoded.input_ids) for row in mine]):
+                members = [mine[index] for index in group]
+                batch = collate([row.encoded for row in members], pad).to(device)
+                loss = self.method.replay_loss(ReplayBatch(batch, members), totals)
+                self._backward(loss, self.replay_weight * len(past) / weight_sum, terms, with_norms)
+        return terms
+
+    def _backward(self, loss: Sequence[LossTerm], share: float, terms: TermValues, with_norms: bool) -> None:
+        wanted = [term for term in loss if with_norms and term.name not in terms.norms]
+        # A term that is alone, in the first micro-batch of a step, has the very gradient that backward() leaves.
+        alone = len(loss) == 1 and all(one.grad is None for one in self.adapters.trainable_parameters())
+        for term in wanted if not alone else ():
+            terms.norms[term.name] = self._gradient_norm(share * term.weight * term.value)
+        (torch.stack([term.weight * term.value for term in loss]).sum() * share).backward()  # type: ignore[no-untyped-call]
+        for term in wanted if alone else ():
+            terms.norms[term.name] = _total_norm([one.grad for one in self.adapters.trainable_parameters()])
+        for term in loss:
+            terms.add(term)
+
+    def _gradient_norm(self, loss: torch.Tensor) -> torch.Tensor:
+        """L2 norm of the gradient; the graph and the parameters' own gradients stay as they are."""
+        parameters = self.adapters.trainable_parameters()
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        return _total_norm(gradients)
+
+    def _forget(self) -> None:
+        for parameter in self.adapters.trainable_parameters():
+            parameter.grad = None
+
+
+def _total_norm(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
