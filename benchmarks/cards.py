@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_json
+from seekr_lite.common.packages import versions
 from seekr_lite.common.processes import Processes
 from seekr_lite.data.batch import split_by_tokens
-from seekr_lite.evaluation.rounds import planned_evaluations
+from seekr_lite.evaluation.scoreboard import planned_evaluations
 from seekr_lite.methods.memory import kept_rows
 from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.recipe import Recipe
@@ -34,7 +35,6 @@ from seekr_lite.tools.plan.costs import Speed
 from seekr_lite.tools.plan.plan import make_plan
 from seekr_lite.tools.plan.workload import TaskRows, read_workload
 from seekr_lite.training.schedule import plan_epoch
-from seekr_lite.versions import versions
 
 
 def parts(items: Sequence[int], cards: int, last_first: bool = False) -> list[int]:

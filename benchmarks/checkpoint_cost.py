@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_json
+from seekr_lite.common.packages import versions
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.checkpoint_file import CheckpointFile
 from seekr_lite.training.training_state import Checkpoints, TrainingState
-from seekr_lite.versions import versions
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TimedCheckpoints(CheckpointFile):
 
 def learn_once(recipe: Recipe, checkpoints: Checkpoints) -> tuple[int, float]:
     """Steps, and seconds of the first task, by a learner of its own."""
-    from seekr_lite.data.gather import gather_tasks
+    from seekr_lite.data.readers import gather_tasks
     from seekr_lite.training.learner import Learner
 
     task = gather_tasks(recipe, None, ())[0]

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_json
+from seekr_lite.common.packages import versions
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.evaluation.extraction import TRACE_EXTRACTIONS
@@ -40,7 +41,6 @@ from seekr_lite.evaluation.generate import generate, transformers_answers
 from seekr_lite.evaluation.greedy import ALIGNED
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.training.learner import Learner
-from seekr_lite.versions import versions
 
 PLAIN_BATCH = 16
 

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from seekr_lite.versions import versions
+from seekr_lite.common.packages import versions
 
 ROOT = Path(__file__).parents[1]
 GIB = 1 << 30

@@ -33,10 +33,10 @@ from benchmarks.torture_case import TASKS, recipe_for
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import write_json
+from seekr_lite.common.packages import versions
 from seekr_lite.common.progress import Listener
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.lock import LOCK_FILE
-from seekr_lite.versions import versions
 
 LEFT_BEHIND = "checkpoint.safetensors"
 NO_CHECKSUM = ("log.jsonl", LOCK_FILE)

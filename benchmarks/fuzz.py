@@ -38,15 +38,13 @@ from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import write_json
-from seekr_lite.data.gather import check_metrics
-from seekr_lite.data.readers import load_tasks
+from seekr_lite.common.packages import versions
+from seekr_lite.data.readers import check_metrics, load_tasks
 from seekr_lite.recipe.recipe import DataSettings, Recipe
-from seekr_lite.runs.contents import replay_store
+from seekr_lite.runs.contents import replay_store, verify_files
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.runner import Run
 from seekr_lite.tools.heads.heads import Heads
-from seekr_lite.verify import verify_files
-from seekr_lite.versions import versions
 
 SECONDS = 20  # a case that takes longer hangs
 COMMAND_SECONDS = 120

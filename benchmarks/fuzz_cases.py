@@ -230,7 +230,7 @@ def good_run(path: Path) -> None:
 
     from seekr_lite.data.task import Example, Task
     from seekr_lite.evaluation.evaluate import Prediction, TaskResult
-    from seekr_lite.evaluation.rounds import scoreboard
+    from seekr_lite.evaluation.scoreboard import scoreboard
     from seekr_lite.methods.method import TaskState
     from seekr_lite.model.snapshots import Snapshot
     from seekr_lite.runs.folder import RunFolder

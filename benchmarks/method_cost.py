@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
 from seekr_lite.common.files import write_json
-from seekr_lite.versions import versions
+from seekr_lite.common.packages import versions
 
 if TYPE_CHECKING:
     import torch

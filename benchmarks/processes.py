@@ -40,13 +40,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import read_tensors, write_json, write_tensors
+from seekr_lite.common.packages import versions
 from seekr_lite.common.processes import is_main_process
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.lock import LOCK_FILE
 from seekr_lite.training.step_gradients import StepGradients, TermValues
-from seekr_lite.versions import versions
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("sequential", "replay", "derpp", "seekr")

@@ -34,6 +34,7 @@ from benchmarks.method_cost import device_name
 from seekr_lite.attention.tap import tap
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_json
+from seekr_lite.common.packages import versions
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.task import Task
@@ -43,7 +44,6 @@ from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.training.learner import Learned, Learner
-from seekr_lite.versions import versions
 
 TRAIN_ROWS = 8
 

@@ -15,11 +15,11 @@ from benchmarks.method_cost import device_name
 from benchmarks.study_grid import GeneralText, Point, Study
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import read_json, write_text
+from seekr_lite.common.packages import versions
 from seekr_lite.common.progress import Listener
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.recipe import MethodSettings, Recipe
-from seekr_lite.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 TRIED = "tried"  # the folder of trials (`tried.py`) beside those of studies

@@ -50,8 +50,8 @@ from benchmarks.torture_case import (
 )
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_json
+from seekr_lite.common.packages import versions
 from seekr_lite.runs.lock import LOCK_FILE
-from seekr_lite.versions import versions
 
 CASES = list(product(METHODS, GROWTHS))
 FORK = multiprocessing.get_context("fork")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seekr_lite.evaluation.rounds import planned_evaluations
+from seekr_lite.evaluation.scoreboard import planned_evaluations
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.lock import LOCK_FILE
 

@@ -45,9 +45,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_json
+from seekr_lite.common.packages import versions
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
-from seekr_lite.data.gather import gather_tasks
+from seekr_lite.data.readers import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.model import answer_states
@@ -59,7 +60,6 @@ from seekr_lite.tools.plan.configs import model_config
 from seekr_lite.tools.plan.measure import random_base
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
-from seekr_lite.versions import versions
 
 ROOT = Path(__file__).parents[1]
 TRACE_TASKS = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")

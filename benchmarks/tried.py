@@ -31,10 +31,11 @@ from benchmarks.study_results import RESULTS, TRIED, shared_start
 from seekr_lite.attention.tap import HeadRecorder
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_text
+from seekr_lite.common.packages import versions
 from seekr_lite.common.seeds import seed_for
 from seekr_lite.data.batch import IGNORED, Batch
 from seekr_lite.data.encoding import EncodedExample, encode_prompts, encode_task_rows
-from seekr_lite.data.gather import gather_tasks
+from seekr_lite.data.readers import gather_tasks
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
 from seekr_lite.methods.ewc import ElasticWeightConsolidation
@@ -47,7 +48,6 @@ from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.model.snapshots import SnapshotSequence
 from seekr_lite.recipe.recipe import MethodSettings
 from seekr_lite.training.learner import Learner
-from seekr_lite.versions import versions
 
 SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {  # the study whose recipe it is, and what differs
     "superni": ("options", {}),

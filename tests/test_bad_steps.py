@@ -32,7 +32,9 @@ ROWS = 8
 def base_with_a_hole(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The built-in base, with one token that it cannot compute with: the tilde."""
     folder = tmp_path_factory.mktemp("base") / "hole"
-    shutil.copytree(ROOT / "seekr_lite" / "model" / "tiny", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(
+        ROOT / "seekr_lite" / "model" / "tiny", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__")
+    )
     weights = load_file(folder / "model.safetensors")
     embedding = weights["model.embed_tokens.weight"]
     weights["lm_head.weight"] = embedding.clone()

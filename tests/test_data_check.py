@@ -17,7 +17,7 @@ from seekr_lite.data.check import TaskReport, check_data
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.task import Example, Task
 from seekr_lite.recipe.recipe import DataSettings
-from seekr_lite.tools.report.data_table import SHOWN_CHARACTERS, render
+from seekr_lite.tools.report.tables import SHOWN_CHARACTERS, render
 
 TINY = AutoTokenizer.from_pretrained(Path(seekr_lite.model.tiny.__file__).parent)
 REAL_TRACE = Path(__file__).parents[2] / "shared" / "data" / "TRACE-Benchmark" / "LLM-CL-Benchmark_Reasoning"

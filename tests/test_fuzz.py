@@ -26,12 +26,12 @@ from benchmarks.fuzz import (
 )
 from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_recipe, good_rows, good_run
 from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import strict_json
 from seekr_lite.data.rows import parse_json
 from seekr_lite.evaluation.metrics import METRICS
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.record import read_record
-from seekr_lite.strict_json import strict_json
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 

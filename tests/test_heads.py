@@ -356,7 +356,7 @@ def test_the_recovered_share() -> None:
 def test_nothing_comes_back_where_nothing_was_lost() -> None:
     from rich.console import Console
 
-    from seekr_lite.tools.report.graft_table import render_grafts
+    from seekr_lite.tools.heads.graft import render_grafts
 
     result = GraftResult("a", "b", 4, "validation", 2, old=1.0, last=0.9, chosen=1.0, random=1.0, all_heads=1.0)
     assert result.recovered(result.chosen) is None

@@ -9,9 +9,8 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from seekr_lite.lora_matrix import LoraMatrix
 from seekr_lite.model.base import load_base
-from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.model.lora import AdapterSequence, LoraMatrix
 from seekr_lite.recipe.recipe import AdapterSettings, BaseSettings
 from seekr_lite.tools.plan.account import SavedBytes
 

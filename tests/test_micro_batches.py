@@ -10,7 +10,7 @@ import torch
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.progress import Listener
-from seekr_lite.data.gather import gather_tasks
+from seekr_lite.data.readers import gather_tasks
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches

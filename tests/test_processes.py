@@ -31,8 +31,7 @@ from seekr_lite.methods.method import LossTerm
 from seekr_lite.methods.registry import METHODS
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.lock import locked
-from seekr_lite.step_sum import StepSum
-from seekr_lite.training.step_gradients import TermValues
+from seekr_lite.training.step_gradients import StepSum, TermValues
 
 CPU = torch.device("cpu")
 FORK = multiprocessing.get_context("fork")  # the libraries are loaded already

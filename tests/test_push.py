@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.tools.report.hub_card import front_matter
+from seekr_lite.runs.cards import front_matter
 
 BASE = ("--base-model", "someone/tiny")
 

@@ -22,11 +22,10 @@ from seekr_lite.common.progress import Listener
 from seekr_lite.common.svg_charts import log_ticks, nice_ticks
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.compare.compare_html import compare_html
-from seekr_lite.tools.report.phase_table import PhaseTotal, read_phases
 from seekr_lite.tools.report.predictions_section import mark
 from seekr_lite.tools.report.run_facts import RunFacts
 from seekr_lite.tools.report.run_html import SECTIONS, run_html
-from seekr_lite.tools.report.step_curves import POINTS, read_curves
+from seekr_lite.tools.report.step_curves import POINTS, PhaseTotal, read_curves, read_phases
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 import seekr_lite as sl
 from benchmarks.fuzz_cases import good_run
-from seekr_lite import limits
 from seekr_lite.cli.app import app
+from seekr_lite.common import errors as limits
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import read_json
 from seekr_lite.common.progress import Listener
@@ -32,7 +32,7 @@ from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.task import Example, Task, check_task_name
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.model.base import load_base, load_config, load_tokenizer, resolve_model
-from seekr_lite.no_pickle import no_pickle
+from seekr_lite.model.guards import no_pickle
 from seekr_lite.recipe.recipe import BaseSettings, DataSettings, Recipe
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.record import text_checksum

@@ -63,7 +63,7 @@ def compare_command(
     if as_json:
         show_json(comparison.to_json())
         return
-    from seekr_lite.tools.report.compare_table import render_comparison
+    from seekr_lite.tools.compare.comparison import render_comparison
 
     show(render_comparison(comparison))
 

@@ -29,7 +29,7 @@ def check(
     from seekr_lite.recipe.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.data.gather import gather_tasks
+    from seekr_lite.data.readers import gather_tasks
 
     tasks = gather_tasks(checked, None, ())
     from seekr_lite.data.check import check_data
@@ -39,9 +39,9 @@ def check(
     if as_json:
         show_json(report.to_json())
     else:
-        from seekr_lite.tools.report.data_table import render
+        from seekr_lite.tools.report.tables import render
 
         show(render(report))
-    from seekr_lite.base_checks import check_against_base
+    from seekr_lite.runs.checks import check_against_base
 
     check_against_base(checked)  # what `run` would refuse is said here, too

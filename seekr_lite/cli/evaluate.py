@@ -63,7 +63,7 @@ def evaluate_command(
         if as_json:
             show_json([vars(one) for one in scores])
             return
-        from seekr_lite.tools.report.evaluation_table import render_harness
+        from seekr_lite.tools.report.tables import render_harness
 
         show(render_harness(scores))
         return
@@ -74,8 +74,8 @@ def evaluate_command(
         if as_json:
             show_json([one.to_json() for one in read])
             return
-        from seekr_lite.tools.report.evaluation_table import render_likelihoods
         from seekr_lite.tools.report.run_facts import RunFacts
+        from seekr_lite.tools.report.tables import render_likelihoods
 
         show(render_likelihoods(read, str(general), RunFacts.of(opened).board))
         return
@@ -83,6 +83,6 @@ def evaluate_command(
     if as_json:
         show_json([vars(one) for one in found])
         return
-    from seekr_lite.tools.report.evaluation_table import render_evaluations
+    from seekr_lite.tools.report.tables import render_evaluations
 
     show(render_evaluations(found))

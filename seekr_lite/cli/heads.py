@@ -111,7 +111,7 @@ def graft(
     if as_json:
         show_json([one.to_json() for one in results])
         return
-    from seekr_lite.tools.report.graft_table import render_grafts
+    from seekr_lite.tools.heads.graft import render_grafts
 
     show(render_grafts(results))
 

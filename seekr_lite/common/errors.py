@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from seekr_lite.limits import MAX_VALUE_SHOWN
-
 
 class UserError(Exception):
     """The input is wrong: what, where, what is allowed, how to mend it. Commands print it and end with 2."""
@@ -44,3 +42,15 @@ def brief(name: str) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) < MAX_VALUE_SHOWN else text[: MAX_VALUE_SHOWN - 3] + "..."
+
+
+MAX_RECIPE_BYTES = 256_000
+MAX_RECIPE_DEPTH = 8  # tables and lists inside each other; a recipe needs 3
+MAX_RECIPE_DOTS = 32  # in a line, outside of texts: Python's TOML reader takes very long over `a.a.a.a`
+MAX_TASKS = 1_000
+MAX_FILE_BYTES = 1_000_000_000  # a data file, and a JSON file of a run
+MAX_ROWS = 10_000_000  # of a split
+MAX_TEXT_CHARACTERS = 1_000_000  # a prompt, an answer, a reference
+MAX_TOY_ROWS = 100_000  # of a toy task, training and test rows together
+MAX_PROBLEMS_SHOWN = 20
+MAX_VALUE_SHOWN = 80  # characters of a wrong value in a message

@@ -14,11 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from seekr_lite.common.errors import Stopped, UserError
-from seekr_lite.limits import MAX_FILE_BYTES
-from seekr_lite.strict_json import strict_json
+from seekr_lite.common.errors import MAX_FILE_BYTES, Stopped, UserError, shown
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -209,3 +207,22 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def strict_json(text: str) -> Any:
+    """Raises `ValueError` where the text is no JSON, holds a key twice, or a number that JSON does not have, and
+    `RecursionError` where it is nested too deep."""
+    return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice in an object; keep one of them")
+    return values
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON; write a number, or null")

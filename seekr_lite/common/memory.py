@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # proc(5), since Linux 4.0: the peak is what is held now
@@ -48,3 +53,28 @@ def memory_in_use(device: torch.device) -> int | None:
 def _of_process(what: str) -> int | None:
     found = re.search(rf"{what}:\s+(\d+) kB", STATUS.read_text())
     return int(found[1]) * 1024 if found else None
+
+
+TRAINING, REVIEW, TESTING = "training", "review", "testing"  # review: what a method does once a task is learned
+
+
+@dataclass
+class PhaseCost:
+    """Filled in once the phase has ended. peak_bytes: None where it cannot be known."""
+
+    phase: str
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"seconds": round(self.seconds, 3), "peak_bytes": self.peak_bytes}
+
+
+@contextmanager
+def phase_cost(phase: str, device: torch.device) -> Iterator[PhaseCost]:
+    """Measures its block; memory as `peak_memory.py` does."""
+    cost = PhaseCost(phase)
+    known, started = forget_peak(device), time.monotonic()
+    yield cost
+    cost.seconds += time.monotonic() - started
+    cost.peak_bytes = peak_memory(device) if known else None

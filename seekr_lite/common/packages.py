@@ -15,3 +15,17 @@ def load_extra(module: str, extra: str) -> Any:
     except ImportError:
         package = module.partition(".")[0]
         raise UserError(f'{package} is not installed; install it with: pip install "seekr-lite[{extra}]"') from None
+
+
+def versions() -> dict[str, str]:
+    """By package, Python and this one among them."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("seekr-lite", "torch", "transformers", "peft", "bitsandbytes"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

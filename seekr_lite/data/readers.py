@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import MAX_TOY_ROWS, UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.data.rows import example, examples, hold_out, parse_json, read_rows, read_text
 from seekr_lite.data.task import Example, Task, check_task_name
-from seekr_lite.limits import MAX_TOY_ROWS
 
 if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+    from seekr_lite.recipe.recipe import DataSettings, Recipe
+    from seekr_lite.runs.folder import RunFolder
+
 
 TOY_TRAIN_ROWS, TOY_TEST_ROWS = 200, 50
 SPLIT_FILES = {
@@ -276,3 +277,62 @@ def _unknown_task(name: str, known: tuple[str, ...] | list[str]) -> str:
     from seekr_lite.recipe.problems import nearest
 
     return f'data.tasks: there is no task "{name}"{nearest(name, known)}; there are {", ".join(known) or "none"}'
+
+
+def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]) -> list[Task]:
+    """The tasks of the recipe in order: handed over, kept in the run folder, or read by the recipe's reader.
+
+    Raises:
+        UserError: all that is wrong with the data, at once.
+    """
+    from seekr_lite.data.readers import load_tasks
+
+    found = {task.name: task for task in given}
+    if folder is not None:
+        refuse_other_rows(folder, given)
+        for name in recipe.data.tasks:
+            kept = folder.load_task(name)
+            if kept is not None:
+                found.setdefault(name, kept)
+    missing = tuple(name for name in recipe.data.tasks if name not in found)
+    if missing and recipe.data.format == "python":
+        raise UserError(
+            f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: '
+            "run(recipe, tasks=[...])"
+        )
+    ordered: dict[str, Task] = {}
+    if missing:
+        read = load_tasks(recipe.data.model_copy(update={"tasks": missing}))
+        ordered = dict(zip(missing, read, strict=True))
+    sequence = [found.get(name) or ordered[name] for name in recipe.data.tasks]
+    if not sequence:
+        raise UserError("data.tasks: name at least one task")
+    check_metrics(sequence)
+    return sequence
+
+
+def refuse_other_rows(folder: RunFolder, given: Sequence[Task]) -> None:
+    """Raises `UserError` where a task is handed over that the folder keeps with other rows."""
+    for task in given:
+        if folder.load_task(task.name) not in (None, task):
+            raise UserError(
+                f"{folder.path}: the task {task.name} was handed over with other rows before; hand over the same ones, "
+                "or none, or give the new rows another name (or begin anew: fresh=True)"
+            )
+
+
+def check_metrics(tasks: list[Task]) -> None:
+    """Raises `UserError` where a task names a metric or an extraction that does not exist."""
+    from seekr_lite.evaluation.extraction import EXTRACTIONS
+    from seekr_lite.evaluation.metrics import METRICS
+    from seekr_lite.recipe.problems import nearest
+
+    for task in tasks:
+        for kind, name, known in (
+            ("metric", task.metric, METRICS),
+            ("extraction", task.extraction, EXTRACTIONS),
+        ):
+            if name not in known:
+                raise UserError(
+                    f'task {task.name}: no {kind} is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
+                )

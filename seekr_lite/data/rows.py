@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seekr_lite.common.errors import UserError, brief
+from seekr_lite.common.errors import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT_CHARACTERS, UserError, brief
+from seekr_lite.common.files import strict_json
 from seekr_lite.common.seeds import generator_for
 from seekr_lite.data.task import Example
-from seekr_lite.limits import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT_CHARACTERS
-from seekr_lite.strict_json import strict_json
 
 
 def read_text(path: Path, root: Path) -> str:

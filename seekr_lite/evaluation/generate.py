@@ -12,7 +12,7 @@ from seekr_lite.common.processes import ALONE, Processes
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
-from seekr_lite.soft_prompt import PromptedModel
+from seekr_lite.model.soft_prompts import PromptedModel
 
 # What makes transformers' `generate` greedy, whatever a model's own generation settings say.
 GREEDY: dict[str, Any] = {

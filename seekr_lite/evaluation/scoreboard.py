@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from seekr_lite.common.errors import UserError, shown
-from seekr_lite.data.task import check_task_name
+from seekr_lite.data.task import Task, check_task_name
 
 Row = tuple[float | None, ...]
 Matrix = tuple[Row, ...]
@@ -176,7 +177,7 @@ class Scoreboard:
             raise UserError(f"these scores are damaged: {error!r}") from None
 
     def _repr_html_(self) -> str:
-        from seekr_lite.tools.report.scores_html import scores_html
+        pass
 
         return scores_html(self)
 
@@ -255,3 +256,71 @@ def _matrix(values: Any, length: int) -> Matrix:
     if len(rows) != length:
         raise ValueError(f"{length} rows are needed, not {len(rows)}")
     return rows
+
+
+def scores_html(scores: Scoreboard) -> str:
+    """One table; everything that comes from data is escaped."""
+    from seekr_lite.evaluation.scoreboard import show
+
+    head = "".join(
+        f"<th>{escape(task)}<br><small>{escape(scores.metrics.get(task, ''))}</small></th>" for task in scores.tasks
+    )
+    head += "".join(f"<th>{escape(one.name)}<br><small>perplexity</small></th>" for one in scores.texts)
+    body = "".join(
+        f"<tr><th>{'(bare base)' if after is None else escape(scores.tasks[after])}</th>"
+        + "".join(f"<td>{show(value)}</td>" for value in row)
+        + "".join(f"<td>{show(value, 2)}</td>" for value in texts)
+        + "</tr>"
+        for after, row, texts in scores.rounds()
+    )
+    summary = ", ".join(
+        f"{escape(name)} {show(value, 3 if 'nll' in name else 1)}" for name, value in scores.summary().items()
+    )
+    return (
+        f"<table><caption>{escape(scores.method)}, seed {scores.seed}: {summary}</caption>"
+        f"<thead><tr><th>after learning</th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+Evaluation = tuple[int | None, int]  # (after which task; None: the bare base, which task)
+
+
+def planned_evaluations(tasks: int, rounds: str, joint: bool) -> list[Evaluation]:
+    """The evaluations of a run of `tasks` tasks, in the order in which they can be done."""
+    last = tasks - 1
+    if rounds == "last" or (joint and rounds == "diagonal-and-last"):
+        return [(last, task) for task in range(tasks)]
+    if joint:
+        return [*((None, task) for task in range(tasks)), *((last, task) for task in range(tasks))]
+    if rounds == "full":
+        return [(after, task) for after in (None, *range(tasks)) for task in range(tasks)]
+    diagonal: list[Evaluation] = [(task, task) for task in range(last)]
+    return [*diagonal, *((last, task) for task in range(tasks))]
+
+
+def scoreboard(
+    tasks: Sequence[Task], results: Mapping[Evaluation, tuple[float, float | None]], method: str, seed: int
+) -> Scoreboard:
+    """The scoreboard of results (after, task) -> (score, NLL)."""
+    count = len(tasks)
+
+    def rows(part: int) -> tuple[tuple[float | None, ...], ...]:
+        return tuple(
+            tuple(results[(after, task)][part] if (after, task) in results else None for task in range(count))
+            for after in range(count)
+        )
+
+    def base(part: int) -> tuple[float | None, ...] | None:
+        found = tuple(results[(None, task)][part] if (None, task) in results else None for task in range(count))
+        return found if any(value is not None for value in found) else None
+
+    return Scoreboard(
+        tasks=tuple(task.name for task in tasks),
+        metrics={task.name: task.metric for task in tasks},
+        matrix=rows(0),
+        base=base(0),
+        nll_matrix=rows(1),
+        nll_base=base(1),
+        method=method,
+        seed=seed,
+    )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from seekr_lite.attention.tap import HeadPairs, HeadRecorder, RecordedHeads
+from seekr_lite.methods.baselines import Replay
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
-from seekr_lite.methods.replay import Replay
 from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span, answer_states
 from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
 

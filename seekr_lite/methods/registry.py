@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "sequential": "seekr_lite.methods.baselines:Sequential",
-    "replay": "seekr_lite.methods.replay:Replay",
+    "replay": "seekr_lite.methods.baselines:Replay",
     "derpp": "seekr_lite.methods.derpp:DarkExperienceReplay",
     "seekr": "seekr_lite.methods.seekr:Seekr",
     "seekr-paper": "seekr_lite.methods.seekr:PublishedSeekr",
@@ -27,8 +27,8 @@ METHODS: dict[str, str] = {
     "pp": "seekr_lite.methods.pp:ProgressivePrompts",
     "l2p": "seekr_lite.methods.l2p:LearningToPrompt",
     "lfpt5": "seekr_lite.methods.lfpt5:Lfpt5",
-    "joint": "seekr_lite.methods.joint:Joint",
-    "isolated": "seekr_lite.methods.isolated:Isolated",
+    "joint": "seekr_lite.methods.baselines:Joint",
+    "isolated": "seekr_lite.methods.baselines:Isolated",
 }
 GROUP = "seekr_lite.methods"
 

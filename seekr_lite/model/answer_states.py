@@ -17,7 +17,7 @@ import torch
 from seekr_lite.attention.tap import Recorder
 from seekr_lite.common.modes import eval_mode
 from seekr_lite.data.batch import Batch
-from seekr_lite.soft_prompt import PromptedModel
+from seekr_lite.model.soft_prompts import PromptedModel
 
 ToLogits = Callable[[torch.Tensor], torch.Tensor]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.no_pickle import no_pickle
+from seekr_lite.model.guards import no_pickle
 
 if TYPE_CHECKING:
     import torch

@@ -17,6 +17,10 @@ from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+from seekr_lite.common.errors import UserError
 
 GUARDED = ("bitsandbytes", "transformers.integrations.hub_kernels")
 
@@ -69,3 +73,15 @@ def _without_advice() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def no_pickle() -> Iterator[None]:
+    """Inside the block `torch.load` refuses. Libraries fall back to it in corners that an argument does not reach: a
+    model's index of safetensors may name a pickle as one of its parts."""
+
+    def refuse(file: Any, *arguments: Any, **options: Any) -> NoReturn:
+        raise UserError(f"{file}: a pickle, and other weights than safetensors are never loaded; convert it first")
+
+    with patch("torch.load", refuse):
+        yield

@@ -13,26 +13,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.nn import functional as F
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.seeds import seed_for
-from seekr_lite.lora_matrix import apply_in_dtype_of_input
 from seekr_lite.model.base import Base
 from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import AdapterSettings
 
-STUDENT, SLOT, FROZEN = "student", "slot", "frozen"
 
+STUDENT, SLOT, FROZEN = "student", "slot", "frozen"
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn")
 
 
@@ -245,3 +247,28 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return getattr(value, "value", value)
+
+
+class LoraMatrix(nn.Linear):
+    """`lora_A` or `lora_B` of a layer. Its gradient has the dtype of the matrix."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> LoraMatrix:
+        """With the same weight, the very parameter."""
+        made = cls(linear.in_features, linear.out_features, bias=False, device="meta")
+        made.weight = linear.weight
+        return made.train(linear.training)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        if states.dtype == torch.float16:  # small gradients are 0 in it, and nothing here scales the loss
+            states = states.to(self.weight.dtype)
+        return F.linear(states, self.weight.to(states.dtype))
+
+
+def apply_in_dtype_of_input(layers: Iterable[nn.Module], adapter: str) -> None:
+    """Makes `LoraMatrix`es of an adapter's matrices, in all layers of PEFT's that have it."""
+    for layer in layers:
+        if isinstance(layer, LoraLayer) and adapter in layer.lora_A and isinstance(layer.lora_A[adapter], nn.Linear):
+            layer.cast_input_dtype_enabled = False
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices[adapter] = LoraMatrix.of(matrices[adapter])

@@ -14,12 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import MAX_RECIPE_BYTES, MAX_RECIPE_DEPTH, MAX_RECIPE_DOTS, UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.limits import MAX_RECIPE_BYTES, MAX_RECIPE_DEPTH, MAX_RECIPE_DOTS
 from seekr_lite.recipe.method_names import DEFAULT_METHOD, METHOD_DEFAULTS
-from seekr_lite.recipe.problems import RecipeSource, describe_errors
-from seekr_lite.recipe_checks import check_keys_together
+from seekr_lite.recipe.problems import RecipeSource, check_keys_together, describe_errors
 
 Positive = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]

@@ -22,16 +22,17 @@ from seekr_lite.common.files import (
     read_json,
     read_limited,
     read_tensors,
+    strict_json,
     user_path,
     write_json,
     write_tensors,
     write_text,
     writing,
 )
+from seekr_lite.common.packages import versions
 from seekr_lite.common.progress import Listener
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.evaluate import Prediction
-from seekr_lite.prediction_draft import DraftFile
 from seekr_lite.recipe.method_names import HEADS_FOLDER, SCORING_METHODS
 from seekr_lite.runs.checkpoint_file import CheckpointFile
 from seekr_lite.runs.lock import LOCK_FILE
@@ -44,9 +45,7 @@ from seekr_lite.runs.record import (
     text_checksum,
     write_record,
 )
-from seekr_lite.runs.rows import as_example, as_prediction, example_values, prediction_values, read_examples
-from seekr_lite.strict_json import strict_json
-from seekr_lite.versions import versions
+from seekr_lite.runs.rows import DraftFile, as_example, as_prediction, example_values, prediction_values, read_examples
 
 if TYPE_CHECKING:
     from seekr_lite.evaluation.evaluate import TaskResult

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.files import read_limited
+from seekr_lite.common.files import append_text, read_limited, strict_json, writing
 from seekr_lite.data.task import Example
-from seekr_lite.evaluation.evaluate import Prediction
-from seekr_lite.strict_json import strict_json
+from seekr_lite.evaluation.evaluate import Prediction, PredictionDraft
+from seekr_lite.runs.record import text_checksum
 
 
 def prediction_values(row: Prediction) -> dict[str, Any]:
@@ -60,3 +61,47 @@ def read_examples(path: Path) -> Iterator[Example]:
             yield as_example(strict_json(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}:{number}: this file of the run is damaged: {error!r}") from None
+
+
+class DraftFile(PredictionDraft):
+    """One line for each prediction, in the order in which they come.
+
+    A stop may cut the last line; then that row's batch is generated again. A line counts only while it is what was
+    written (its checksum), and the test rows are what they were: row number and prompt must agree.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def known(self, prompts: Sequence[str]) -> dict[int, str]:
+        if not self.path.is_file():
+            return {}
+        found: dict[int, str] = {}
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                values = json.loads(line)
+                row, prompt, prediction = values["row"], values["prompt"], values["prediction"]
+                whole = values == _draft_line(row, prompt, prediction)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+            if type(row) is not int or not isinstance(prediction, str):
+                continue
+            if whole and 0 <= row < len(prompts) and prompts[row] == prompt:
+                found[row] = prediction
+        return found
+
+    def add(self, predictions: Mapping[int, tuple[str, str]]) -> None:
+        if not predictions:
+            return
+        lines = [
+            json.dumps(_draft_line(row, prompt, text), ensure_ascii=False)
+            for row, (prompt, text) in predictions.items()
+        ]
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        append_text(self.path, "\n" + "\n".join(lines) + "\n")  # the first break ends a line that a stop has cut
+
+
+def _draft_line(row: int, prompt: str, prediction: str) -> dict[str, Any]:
+    values = {"row": row, "prompt": prompt, "prediction": prediction}
+    return values | {"checksum": text_checksum(json.dumps(values))}

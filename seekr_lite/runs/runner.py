@@ -11,20 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.base_checks import check_against_base
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path, writing
+from seekr_lite.common.memory import TESTING, phase_cost
 from seekr_lite.common.processes import Processes, launched_alone
 from seekr_lite.common.progress import Listener, Listeners
 from seekr_lite.common.stopping import StopRequest, stop_signals
-from seekr_lite.data.gather import gather_tasks, refuse_other_rows
+from seekr_lite.data.readers import gather_tasks, refuse_other_rows
 from seekr_lite.data.task import Task
-from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
-from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations, scoreboard
 from seekr_lite.methods.registry import with_options
-from seekr_lite.phase_costs import TESTING, phase_cost
 from seekr_lite.recipe.recipe import Recipe
-from seekr_lite.runs.checks import check_continues
+from seekr_lite.runs.checks import check_against_base, check_continues
 from seekr_lite.runs.folder import RUN_FILE, RunFolder
 from seekr_lite.runs.lock import locked
 from seekr_lite.runs.log import LogFile, cut_to_whole_lines
@@ -32,7 +30,6 @@ from seekr_lite.runs.record import file_checksum
 from seekr_lite.runs.trackers import Trackers, check_trackers
 
 if TYPE_CHECKING:
-    from seekr_lite.loaded_model import LoadedModel
     from seekr_lite.runs.contents import TaskStore
     from seekr_lite.tools.evaluate import Evaluation
     from seekr_lite.tools.export import Export
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
     from seekr_lite.tools.harness import HarnessScore
     from seekr_lite.tools.heads.graft import GraftResult
     from seekr_lite.tools.heads.heads import Heads
+    from seekr_lite.tools.models import LoadedModel
     from seekr_lite.tools.push import Push
     from seekr_lite.training.learner import Learner
 
@@ -166,7 +164,7 @@ class Run:
 
     def load_model(self, after: str | None = None) -> LoadedModel:
         """The base with the adapter after task `after` (by default the last), ready to generate."""
-        from seekr_lite.loaded_model import LoadedModel
+        from seekr_lite.tools.models import LoadedModel
 
         return LoadedModel.of_run(self.folder, after)
 

@@ -118,8 +118,8 @@ def known_metrics(folder: RunFolder) -> dict[str, str]:
 
 
 def _read(recipe: Recipe, names: Sequence[str], folder: RunFolder | None) -> dict[str, Task]:
-    from seekr_lite.base_checks import check_against_base
-    from seekr_lite.data.gather import gather_tasks
+    from seekr_lite.data.readers import gather_tasks
+    from seekr_lite.runs.checks import check_against_base
 
     if not names:
         return {}

@@ -20,7 +20,6 @@ from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import json_text, user_folder, user_path, write_tensors
 from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.progress import Listener
-from seekr_lite.loaded_model import with_adapter, with_snapshot
 from seekr_lite.model.base import (
     Base,
     choose_device,
@@ -33,7 +32,8 @@ from seekr_lite.model.base import (
 )
 from seekr_lite.model.soft_prompts import prompt_config
 from seekr_lite.recipe.problems import nearest
-from seekr_lite.tools.report.export_card import export_card
+from seekr_lite.runs.cards import export_card
+from seekr_lite.tools.models import with_adapter, with_snapshot
 
 if TYPE_CHECKING:
     from seekr_lite.model.snapshots import Snapshot

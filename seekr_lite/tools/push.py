@@ -85,7 +85,7 @@ def push(
             repository that holds something else.
         Stopped: the hub cannot be reached; nothing of the adapter is there, and the same call may be made again.
     """
-    from seekr_lite.tools.report.hub_card import hub_card
+    from seekr_lite.runs.cards import hub_card
 
     check_hub_id(to, "--to")
     if to.count("/") != 1:

@@ -17,30 +17,28 @@ from functools import partial
 import torch
 
 from seekr_lite.attention.tap import tap
-from seekr_lite.bad_steps import StepRows, stopped_by, stops
 from seekr_lite.common.errors import Interrupted, UserError
+from seekr_lite.common.memory import REVIEW, TRAINING, PhaseCost, phase_cost
 from seekr_lite.common.processes import ALONE, Processes
 from seekr_lite.common.progress import Listener
 from seekr_lite.common.seeds import generator_for, seed_for
 from seekr_lite.common.stopping import StopRequest
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
-from seekr_lite.data.gather import check_metrics
+from seekr_lite.data.readers import check_metrics
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, evaluate_task
-from seekr_lite.evaluation.rounds import planned_evaluations, scoreboard
-from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations, scoreboard
 from seekr_lite.methods.memory import ReplayRow, choose_samples
 from seekr_lite.methods.method import Method, TaskState
 from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import Base, checkpoint_activations, load_base
 from seekr_lite.model.snapshots import Snapshot
-from seekr_lite.phase_costs import REVIEW, TRAINING, PhaseCost, phase_cost
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.training.micro_batches import MicroBatches, random_states, restore_random_states
 from seekr_lite.training.optimizers import make_optimizer
 from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
 from seekr_lite.training.step_gradients import StepGradients
-from seekr_lite.training.step_log import StepLog
+from seekr_lite.training.step_log import StepLog, StepRows, stopped_by, stops
 from seekr_lite.training.training_state import Checkpoints, Position, capture, restore
 
 GRADIENT_NORMS_EVERY = 50  # steps; each time costs one more backward pass of a micro-batch per loss term

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe
     from seekr_lite.runs.folder import RunFolder
 
+
 FIGURES = ("op", "bwt", "forgetting", "nll", "nll_forgetting")
 SHOWN_KEYS = 2  # in the label of a group
 # Keys that say which of several like runs this one is, where it lies and how it was handled, not what it is.
@@ -130,7 +131,8 @@ class Comparison:
         from rich.console import Console
 
         from seekr_lite.common.terminal import printable
-        from seekr_lite.tools.report.compare_table import render_comparison
+
+        pass
 
         text = StringIO()
         Console(file=text, width=160, no_color=True, highlight=False).print(render_comparison(self))
@@ -204,3 +206,81 @@ def _differences(settings: Sequence[dict[str, str]]) -> dict[str, tuple[str, ...
         if len(values) > 1:
             found[key] = values
     return found
+
+
+SHOWN_CHARACTERS = 60
+COLUMNS = {  # figure -> (its column, digits)
+    "op": ("OP", 1),
+    "bwt": ("BWT", 1),
+    "forgetting": ("forget-\nting", 1),
+    "nll": ("NLL", 3),
+    "nll_forgetting": ("NLL since\nlearned", 3),
+}
+
+
+def render_comparison(comparison: Comparison) -> Any:
+    """A line per run; where there are several runs, a line per method; then what else the runs differ in."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts = [_runs(comparison)]
+    if len(comparison.runs) > 1 and comparison.groups:
+        parts.append(_methods(comparison))
+    for key, values in comparison.differences.items():
+        shown = " | ".join(value if len(value) <= SHOWN_CHARACTERS else f"{value[:57]}..." for value in values)
+        parts.append(Text(f"The runs differ in {key}: {shown}", style="yellow"))
+    unfinished = [run for run in comparison.runs if not run.finished]
+    if unfinished:
+        parts.append(Text("A run without figures has not ended; `seekr-lite run` and its recipe end it.", style="dim"))
+    return Group(*parts)
+
+
+def _runs(comparison: Comparison) -> Any:
+    from rich.text import Text
+
+    from seekr_lite.evaluation.scoreboard import show
+
+    table = _table("NLL: of held-out answers, per token. heads: held for the last task. min: of learning")
+    table.add_column("run", overflow="fold")
+    table.add_column("method", no_wrap=True)
+    for column in ("seed", "tasks", *(name for name, _ in COLUMNS.values()), "heads", "min"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for run in comparison.runs:
+        figures = (show(getattr(run, name), digits) for name, (_, digits) in COLUMNS.items())
+        heads = "–" if run.heads is None else str(run.heads)
+        place = (Text(run.path), run.method, str(run.seed), _learned(run))
+        table.add_row(*place, *figures, heads, f"{run.seconds / 60:.1f}")
+    return table
+
+
+def _learned(run: ComparedRun) -> str:
+    return str(run.learned) if run.finished else f"{run.learned} of {len(run.tasks)}"
+
+
+def _methods(comparison: Comparison) -> Any:
+    from rich.text import Text
+
+    table = _table("mean ± standard deviation over the seeds (n-1)")
+    table.add_column("method", overflow="fold")
+    for column in ("seeds", *(name for name, _ in COLUMNS.values())):
+        table.add_column(column, justify="right", no_wrap=True)
+    for group in comparison.groups:
+        figures = (_spread(group.figures[name], digits) for name, (_, digits) in COLUMNS.items())
+        table.add_row(Text(group.label), str(len(group.seeds)), *figures)
+    return table
+
+
+def _table(caption: str) -> Any:
+    """Narrow enough for 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, caption=caption, caption_justify="left")
+
+
+def _spread(value: Spread | None, digits: int) -> str:
+    from seekr_lite.evaluation.scoreboard import show
+
+    if value is None:
+        return "–"
+    return show(value.mean, digits) + ("" if value.std is None else f" ± {value.std:.{digits}f}")

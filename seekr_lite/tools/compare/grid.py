@@ -11,8 +11,7 @@ from pathlib import Path
 from seekr_lite.common.errors import Interrupted, UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.common.progress import Advance, Listener
-from seekr_lite.evaluation.rounds import planned_evaluations
-from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations
 from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import free_memory
 from seekr_lite.recipe.recipe import Recipe

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
-from seekr_lite.base_checks import check_against_base
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.progress import Listener
 from seekr_lite.data.encoding import encode_task_rows
-from seekr_lite.data.gather import gather_tasks
+from seekr_lite.data.readers import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
 from seekr_lite.methods.registry import method_class
@@ -20,6 +19,7 @@ from seekr_lite.model.base import Base, load_base
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.problems import nearest
+from seekr_lite.runs.checks import check_against_base
 from seekr_lite.tools.heads.heads import Heads, TaskHeads
 
 if TYPE_CHECKING:

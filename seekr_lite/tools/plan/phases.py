@@ -19,7 +19,7 @@ from seekr_lite.evaluation.generate import mean_answer_nll
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.seekr import Seekr
-from seekr_lite.soft_prompt import PromptedModel
+from seekr_lite.model.soft_prompts import PromptedModel
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
 from seekr_lite.training.schedule import Step

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seekr_lite.evaluation.rounds import planned_evaluations
+from seekr_lite.evaluation.scoreboard import planned_evaluations
 from seekr_lite.methods.memory import kept_rows
 from seekr_lite.methods.registry import method_class
 from seekr_lite.tools.plan.workload import TaskRows, Workload

@@ -8,12 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.evaluation.rounds import planned_evaluations
-from seekr_lite.evaluation.scoreboard import Row, Scoreboard
+from seekr_lite.evaluation.scoreboard import Row, Scoreboard, planned_evaluations
 from seekr_lite.runs.folder import SCORES_FILE
 from seekr_lite.runs.general_store import kept_texts, with_texts
-from seekr_lite.tools.report.phase_table import PhaseTotal, read_phases
-from seekr_lite.tools.report.step_curves import StepCurves, read_curves
+from seekr_lite.tools.report.step_curves import PhaseTotal, StepCurves, read_curves, read_phases
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe

@@ -11,10 +11,10 @@ from seekr_lite.common.html_page import breakable, contents, page, section, size
 from seekr_lite.runs.contents import replay_store
 from seekr_lite.tools.report.heads_section import heads_content
 from seekr_lite.tools.report.losses_section import losses_content
-from seekr_lite.tools.report.phase_table import PHASES
 from seekr_lite.tools.report.predictions_section import predictions_content
 from seekr_lite.tools.report.run_facts import RunFacts
 from seekr_lite.tools.report.scores_section import curves_content, scores_content, verdict
+from seekr_lite.tools.report.step_curves import PHASES
 
 if TYPE_CHECKING:
     from seekr_lite.runs.runner import Run
