@@ -62,7 +62,7 @@ class TimedCheckpoints(CheckpointFile):
 
 def learn_once(recipe: Recipe, checkpoints: Checkpoints) -> tuple[int, float]:
     """Steps, and seconds of the first task, by a learner of its own."""
-    from seekr_lite.data.readers import gather_tasks
+    from seekr_lite.runs.tasks import gather_tasks
     from seekr_lite.training.learner import Learner
 
     task = gather_tasks(recipe, None, ())[0]

@@ -58,7 +58,8 @@ from benchmarks.official_attention import (
     eager_attention,
     official_attention,
 )
-from seekr_lite.attention.divergence import MapShape, attention_divergence
+from seekr_lite.attention.divergence import attention_divergence
+from seekr_lite.attention.maps import MapShape
 from seekr_lite.attention.tap import AttentionCall, HeadPairs, select_heads, tap
 from seekr_lite.common.files import write_text
 from seekr_lite.common.memory import forget_peak, memory_in_use, peak_memory

@@ -36,7 +36,7 @@ from seekr_lite.common.files import write_json
 from seekr_lite.common.packages import versions
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.data.readers import load_tasks
-from seekr_lite.evaluation.extraction import TRACE_EXTRACTIONS
+from seekr_lite.data.trace import TRACE_EXTRACTIONS
 from seekr_lite.evaluation.generate import generate, transformers_answers
 from seekr_lite.evaluation.greedy import ALIGNED
 from seekr_lite.recipe.recipe import Recipe

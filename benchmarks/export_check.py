@@ -29,17 +29,18 @@ from transformers import AutoModelForCausalLM
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
 from benchmarks.method_cost import device_name
+from seekr_lite.api import open_run
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import write_json
+from seekr_lite.common.memory import free_memory
 from seekr_lite.common.packages import versions
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
-from seekr_lite.data.readers import gather_tasks
 from seekr_lite.evaluation.generate import transformers_answers
-from seekr_lite.model.base import choose_device, choose_dtype, free_memory, load_base, load_tokenizer
+from seekr_lite.model.base import choose_device, choose_dtype, load_base, load_tokenizer
 from seekr_lite.recipe.recipe import BaseSettings
 from seekr_lite.runs.folder import RunFolder
-from seekr_lite.runs.runner import open_run
+from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.tools.models import with_adapter
 
 Answers = list[list[int]]  # the tokens of each answer, its end token among them

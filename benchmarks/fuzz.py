@@ -35,15 +35,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 
 from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_data, bad_recipe, bad_run, good_run
 from benchmarks.method_cost import device_name
+from seekr_lite.api import Run
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import write_json
 from seekr_lite.common.packages import versions
-from seekr_lite.data.readers import check_metrics, load_tasks
+from seekr_lite.data.readers import load_tasks
+from seekr_lite.evaluation.evaluate import check_metrics
 from seekr_lite.recipe.recipe import DataSettings, Recipe
 from seekr_lite.runs.contents import replay_store, verify_files
 from seekr_lite.runs.folder import RunFolder
-from seekr_lite.runs.runner import Run
 from seekr_lite.tools.heads.heads import Heads
 
 SECONDS = 20  # a case that takes longer hangs

@@ -248,7 +248,7 @@ def good_run(path: Path) -> None:
     scores = {name: torch.ones(2, 3) for name in ("sensitivity", "forgettability", "importance")}
     learned = Learned(Snapshot(weights, 2, 4.0), rows, TaskState(scores, {"heads": [[0, 1], [1, 2]]}), 3, 1.5)
     config = {"r": 2, "lora_alpha": 4.0, "base_model_name_or_path": "tiny", "target_modules": ["q_proj"]}
-    folder.save_stage("00-shade", tasks[:1], learned, config, "heads")
+    folder.save_stage("00-shade", tasks[:1], learned, config, "", "heads")
     predictions = tuple(Prediction(row.prompt, "x", (row.answer,), 0.0) for row in rows)
     folder.save_evaluation(0, "shade", TaskResult(50.0, 1.25, predictions))
     folder.save_scores(scoreboard(tasks[:1], {(0, 0): (50.0, 1.25)}, "seekr", 1234).to_json())

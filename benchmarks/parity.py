@@ -26,8 +26,9 @@ from benchmarks.golden_case import GIVEN, Case, read_json
 from seekr_lite.attention.importance import accumulated_importance
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
-from seekr_lite.evaluation.extraction import EXTRACTIONS, trace_extraction
-from seekr_lite.evaluation.metrics import METRICS, trace_metric
+from seekr_lite.data.trace import trace_extraction, trace_metric
+from seekr_lite.evaluation.extraction import EXTRACTIONS
+from seekr_lite.evaluation.metrics import METRICS
 
 RELATIVE = 1e-4  # attention: fp32 on both sides
 METRIC_POINTS = 1e-6  # scores, on the scale of 0 to 100

@@ -82,8 +82,8 @@ class RecordedGradients(StepGradients):
 
 def work(recipe: Recipe, folder: Path, nudged: bool) -> None:
     """What a process does: its part of a run, with the gradients of first steps kept."""
+    from seekr_lite.api import run
     from seekr_lite.common.progress import Listener
-    from seekr_lite.runs.runner import run
 
     RecordedGradients.kept.clear()
     with ExitStack() as changed:

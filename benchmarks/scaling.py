@@ -98,7 +98,7 @@ def learn(recipe: Recipe, count: int) -> LearnedTasks:
             learned.append(learner.learn(task))
             config = learner.adapters.config_of(learned[-1].snapshot)
             name = folder.stage_name(index, [task], joint=False)
-            folder.save_stage(name, [task], learned[-1], config, learner.method.state_folder)
+            folder.save_stage(name, [task], learned[-1], config, "", learner.method.state_folder)
             sizes.append(sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file()))
     return LearnedTasks(tasks, learned, sizes)
 

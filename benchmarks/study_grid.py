@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.methods.registry import method_class
-from seekr_lite.recipe.problems import nearest
 from seekr_lite.recipe.recipe import Recipe, parse_override, read_recipe_text
 
 STUDIES = Path(__file__).parent / "studies"

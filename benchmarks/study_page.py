@@ -13,7 +13,7 @@ from benchmarks.study_claims import LEVEL, MEASURES, NEEDED_PAIRS, OPEN, Gain, J
 from benchmarks.study_grid import Claim, Comparison, Study, all_studies, study_variants
 from benchmarks.study_results import TRIED, Result, read_results
 from seekr_lite.common.files import read_json, write_text
-from seekr_lite.tools.compare.comparison import Spread
+from seekr_lite.tools.compare.figures import Spread
 
 LEFT_OUT = {"tiny"}  # shows that studies work, and is no evidence
 INTRODUCTION = f"""# Results

@@ -45,17 +45,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.method_cost import device_name
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_json
+from seekr_lite.common.memory import free_memory
 from seekr_lite.common.packages import versions
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
-from seekr_lite.data.readers import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.model import answer_states
 from seekr_lite.model.answer_states import AnswerStates
-from seekr_lite.model.base import Base, choose_device, choose_dtype, free_memory, load_base, load_tokenizer
+from seekr_lite.model.base import Base, choose_device, choose_dtype, load_base, load_tokenizer
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.tools.plan.configs import model_config
 from seekr_lite.tools.plan.measure import random_base
 from seekr_lite.training.learner import Learner

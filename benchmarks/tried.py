@@ -35,7 +35,6 @@ from seekr_lite.common.packages import versions
 from seekr_lite.common.seeds import seed_for
 from seekr_lite.data.batch import IGNORED, Batch
 from seekr_lite.data.encoding import EncodedExample, encode_prompts, encode_task_rows
-from seekr_lite.data.readers import gather_tasks
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
 from seekr_lite.methods.ewc import ElasticWeightConsolidation
@@ -47,6 +46,7 @@ from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_s
 from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.model.snapshots import SnapshotSequence
 from seekr_lite.recipe.recipe import MethodSettings
+from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.training.learner import Learner
 
 SEQUENCES: dict[str, tuple[str, dict[str, Any]]] = {  # the study whose recipe it is, and what differs

@@ -27,7 +27,7 @@ def picture_of_heads(run: Path, target: Path) -> None:
     """What `heads inspect` prints, as SVG."""
     from rich.console import Console
 
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
     from seekr_lite.tools.heads.heads_table import render_heads, render_store
 
     opened = open_run(run)
@@ -43,7 +43,7 @@ def picture_of_report(run: Path, browser_path: str, target: Path) -> None:
     """The upper part of the run's report, as PNG."""
     from browser import Browser
 
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
 
     with tempfile.TemporaryDirectory() as folder, Browser(browser_path) as browser:
         page = open_run(run).save_report(Path(folder) / "report.html")

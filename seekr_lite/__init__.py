@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.model.guards import guard_against_hub_code
 
 if TYPE_CHECKING:
+    from seekr_lite.api import Run, compare, open_run, run, score_task_heads
     from seekr_lite.common.errors import UserError
     from seekr_lite.data.task import Example, Task
     from seekr_lite.evaluation.scoreboard import Scoreboard
     from seekr_lite.methods.method import Method
     from seekr_lite.methods.registry import register_method
     from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.runner import Run, open_run, run
     from seekr_lite.tools.compare.comparison import Comparison
-    from seekr_lite.tools.compare.grid import compare
     from seekr_lite.tools.heads.heads import Heads
-    from seekr_lite.tools.heads.study import score_task_heads
     from seekr_lite.training.learner import Learner
 
 _HOMES = {
@@ -36,15 +34,15 @@ _HOMES = {
     "Learner": "seekr_lite.training.learner",
     "Method": "seekr_lite.methods.method",
     "Recipe": "seekr_lite.recipe.recipe",
-    "Run": "seekr_lite.runs.runner",
+    "Run": "seekr_lite.api",
     "Scoreboard": "seekr_lite.evaluation.scoreboard",
     "Task": "seekr_lite.data.task",
     "UserError": "seekr_lite.common.errors",
-    "compare": "seekr_lite.tools.compare.grid",
-    "open_run": "seekr_lite.runs.runner",
+    "compare": "seekr_lite.api",
+    "open_run": "seekr_lite.api",
     "register_method": "seekr_lite.methods.registry",
-    "run": "seekr_lite.runs.runner",
-    "score_task_heads": "seekr_lite.tools.heads.study",
+    "run": "seekr_lite.api",
+    "score_task_heads": "seekr_lite.api",
 }
 
 __all__ = [

@@ -11,8 +11,9 @@ import transformers as tf
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from seekr_lite.attention.divergence import MapShape, attention_divergence
+from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.importance import SensitivityRecorder
+from seekr_lite.attention.maps import MapShape
 from seekr_lite.attention.tap import HeadRecorder, Recorder, all_heads, tap
 from seekr_lite.attention.tappable import check_tappable
 from seekr_lite.common.errors import UserError

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from seekr_lite.attention.divergence import NO_ROW, MapShape, all_rows, attention_divergence, map_change
+from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.importance import SensitivityRecorder
+from seekr_lite.attention.maps import NO_ROW, MapShape, all_rows, map_change
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.attention.tap import AttentionCall, HeadRecorder, Recorder, all_heads, tap
 from seekr_lite.common.errors import UserError

@@ -18,7 +18,8 @@ from seekr_lite.cli.app import app
 from seekr_lite.common.errors import Interrupted
 from seekr_lite.common.progress import Listener
 from seekr_lite.recipe.recipe import Recipe
-from seekr_lite.tools.compare.comparison import Comparison, Spread
+from seekr_lite.tools.compare.comparison import Comparison
+from seekr_lite.tools.compare.figures import Spread
 from seekr_lite.tools.compare.grid import commands, plan_runs
 
 MakeRecipe = Callable[..., Recipe]

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekr_lite.attention.divergence import NO_ROW, MapShape, all_rows, attention_divergence
+from seekr_lite.attention.divergence import attention_divergence
+from seekr_lite.attention.maps import NO_ROW, MapShape, all_rows
 
 EXACT = 1e-15  # rounding of sums of numbers up to 1 in fp64
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from seekr_lite.attention import divergence, divergence_triton
-from seekr_lite.attention.divergence import NO_ROW, MapShape, all_rows, triton_serves
+from seekr_lite.attention.divergence import triton_serves
+from seekr_lite.attention.maps import NO_ROW, MapShape, all_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of masked entries
 

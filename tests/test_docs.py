@@ -24,7 +24,7 @@ def beside_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    registry._registered.clear()
+    registry.REGISTERED.clear()
 
 
 def python_of(document: Path) -> str:

@@ -143,7 +143,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    registry._registered.clear()
+    registry.REGISTERED.clear()
 
 
 def in_a_shell(line: str) -> None:

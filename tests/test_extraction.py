@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.parity import compare_metrics
-from seekr_lite.evaluation.extraction import EXTRACTIONS, TRACE_EXTRACTIONS, trace_extraction
+from seekr_lite.data.trace import TRACE_EXTRACTIONS, trace_extraction
+from seekr_lite.evaluation.extraction import EXTRACTIONS
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 

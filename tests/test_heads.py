@@ -17,7 +17,8 @@ from seekr_lite.cli.app import app
 from seekr_lite.common.progress import Listener
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.heads.graft import GraftResult
-from seekr_lite.tools.heads.heads import Heads, TaskHeads, jaccard
+from seekr_lite.tools.heads.heads import Heads
+from seekr_lite.tools.heads.scores import TaskHeads, jaccard
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()

@@ -11,10 +11,11 @@ import torch
 import seekr_lite as sl
 from seekr_lite.attention.tap import tap
 from seekr_lite.common.progress import Listener
-from seekr_lite.data.readers import gather_tasks
 from seekr_lite.recipe.recipe import Recipe
-from seekr_lite.training.learner import Learner, learning_rate_factor
+from seekr_lite.runs.tasks import gather_tasks
+from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
+from seekr_lite.training.optimizers import learning_rate_factor
 from seekr_lite.training.schedule import Step
 from seekr_lite.training.step_gradients import StepGradients
 

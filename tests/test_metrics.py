@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.parity import compare_metrics
-from seekr_lite.evaluation.metrics import METRICS, superni_metric, tokens_13a, trace_metric
+from seekr_lite.data.superni import superni_metric
+from seekr_lite.data.trace import trace_metric
+from seekr_lite.evaluation.metrics import METRICS, tokens_13a
 
 GOLDEN = Path(__file__).parents[1] / ".." / "shared" / "golden" / "metrics.json"
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=5), min_size=1, max_size=8).map(" ".join)

@@ -10,8 +10,8 @@ import torch
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.progress import Listener
-from seekr_lite.data.readers import gather_tasks
 from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
 

@@ -14,6 +14,7 @@ from seekr_lite.common.progress import Listener
 from seekr_lite.data.batch import Batch
 from seekr_lite.methods import registry
 from seekr_lite.methods.method import LossTerm, Method, StepTotals
+from seekr_lite.recipe import method_names
 from seekr_lite.recipe.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -44,7 +45,7 @@ class Anchor(Method):
 def anchor() -> Iterator[None]:
     sl.register_method(Anchor)
     yield
-    registry._registered.clear()
+    registry.REGISTERED.clear()
 
 
 def moved(run: sl.Run) -> float:
@@ -61,7 +62,7 @@ def test_a_registered_method_trains_by_its_options_and_goes_on(small_recipe: Mak
     again = sl.run(tight.recipe, output=tight.path, listener=QUIET)  # its recipe as TOML names method and options
     assert again.recipe.method.options == {"strength": 100.0}
     assert again.scores.method == "anchor"
-    registry._registered.clear()
+    registry.REGISTERED.clear()
     with pytest.raises(sl.UserError, match="a run of the method 'anchor', which is not known here"):
         sl.open_run(again.path)
 
@@ -94,8 +95,9 @@ def test_a_name_of_the_package_cannot_be_taken() -> None:
 
 
 def test_an_installed_package_adds_a_method(monkeypatch: pytest.MonkeyPatch, small_recipe: MakeRecipe) -> None:
-    point = EntryPoint("anchor", f"{__name__}:Anchor", registry.GROUP)
-    monkeypatch.setattr(registry, "_installed", lambda: {"anchor": point})
+    point = EntryPoint("anchor", f"{__name__}:Anchor", method_names.GROUP)
+    for module in (registry, method_names):
+        monkeypatch.setattr(module, "installed_methods", lambda: {"anchor": point})
     assert "anchor" in registry.method_names()
     assert registry.method_class("anchor") is Anchor
     assert small_recipe(method={"name": "anchor"}).method.name == "anchor"

@@ -28,7 +28,7 @@ from seekr_lite.common.processes import Processes
 from seekr_lite.common.progress import Listener
 from seekr_lite.common.stopping import StopRequest
 from seekr_lite.methods.method import LossTerm
-from seekr_lite.methods.registry import METHODS
+from seekr_lite.recipe.method_names import METHODS
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.lock import locked
 from seekr_lite.training.step_gradients import StepSum, TermValues

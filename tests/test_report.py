@@ -119,7 +119,7 @@ def check_page(content: str) -> Page:
 
 
 def test_every_section_of_a_seekr_run(seekr_run: sl.Run) -> None:
-    page = check_page(run_html(seekr_run))
+    page = check_page(run_html(seekr_run.folder))
     words = {
         "scores": ["Overall performance", "bare base", "after keeper", f"{seekr_run.scores.op:.1f}", "just learned"],
         "curves": ["shade", "keeper", "learned"],
@@ -144,14 +144,14 @@ def test_every_section_of_a_seekr_run(seekr_run: sl.Run) -> None:
 
 
 def test_the_numbers_of_the_matrix_are_those_of_the_scores(seekr_run: sl.Run) -> None:
-    shown = Page(run_html(seekr_run)).sections["scores"]
+    shown = Page(run_html(seekr_run.folder)).sections["scores"]
     for row in [seekr_run.scores.base or (), *seekr_run.scores.matrix]:
         for value in row:
             assert f"{value:.1f}" in shown
 
 
 def test_costs_are_those_of_the_record(seekr_run: sl.Run) -> None:
-    shown = Page(run_html(seekr_run)).sections["costs"]
+    shown = Page(run_html(seekr_run.folder)).sections["costs"]
     for stage in seekr_run.folder.record.stages:
         assert f"{stage.seconds:,.1f}" in shown
     assert f"{sum(one.text_bytes for one in seekr_run.replay_store):,} B" in shown
@@ -159,7 +159,7 @@ def test_costs_are_those_of_the_record(seekr_run: sl.Run) -> None:
 
 def test_phases_have_their_seconds_and_peak_memory(seekr_run: sl.Run) -> None:
     record = seekr_run.folder.record
-    training, review, testing = RunFacts.of(seekr_run).phases
+    training, review, testing = RunFacts.of(seekr_run.folder).phases
     assert (training.phase, review.phase, testing.phase) == ("training", "review", "testing")
     assert (training.times, review.times, testing.times) == (2, 2, len(record.evaluations))
     learned = sum(stage.seconds for stage in record.stages)
@@ -185,7 +185,7 @@ def test_phases_of_a_log_that_says_anything(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_says_what_is_missing(stopped_run: sl.Run) -> None:
-    page = check_page(run_html(stopped_run))
+    page = check_page(run_html(stopped_run.folder))
     assert "not finished" in page.sections[""]
     assert "not learned yet: keeper" in page.sections[""]
     assert "keeper: in work, 1 steps are logged" in page.sections[""]
@@ -200,7 +200,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path, small_recipe: MakeRecipe) -> 
     from seekr_lite.runs.folder import RunFolder
 
     folder = RunFolder.create(tmp_path / "run", small_recipe())
-    page = check_page(run_html(sl.open_run(folder.path)))
+    page = check_page(run_html(sl.open_run(folder.path).folder))
     empty = {
         "scores": "no tests yet",
         "curves": "not tested yet",
@@ -217,7 +217,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path, small_recipe: MakeRecipe) -> 
 def test_other_methods_and_one_task(method: str, small_recipe: MakeRecipe) -> None:
     tasks = ("shade", "keeper") if method == "joint" else ("shade",)
     run = sl.run(small_recipe(method={"name": method}, data={"tasks": tasks}), listener=QUIET)
-    page = check_page(run_html(run))
+    page = check_page(run_html(run.folder))
     reason = "has one round" if method == "joint" else "it takes two tasks"
     assert reason in page.sections["scores"]
     assert "one round, no curve" in page.sections["curves"]
@@ -227,7 +227,7 @@ def test_other_methods_and_one_task(method: str, small_recipe: MakeRecipe) -> No
 def test_appended_tasks_leave_a_run_unfinished_with_all_it_has(own_copy: Path) -> None:
     run = sl.open_run(own_copy)
     run.folder.write_recipe(run.recipe.with_(data={"tasks": ("shade", "keeper", "tail")}))
-    page = check_page(run_html(run))
+    page = check_page(run_html(run.folder))
     assert "not learned yet: tail" in page.sections[""]
     assert "exact_match" in page.sections["scores"].replace("\n", "")
     assert f"{run.scores.matrix[1][0]:.1f}" in page.sections["scores"]
@@ -241,7 +241,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(own_copy: Path) -> None:
     (own_copy / "log.jsonl").write_text(
         '{"event": "step"}\n[]\n{"event": "step", "time": 1, "stage": 0, "step": 1, "x": 2}\n{"ev'
     )
-    page = check_page(run_html(sl.open_run(own_copy)))
+    page = check_page(run_html(sl.open_run(own_copy).folder))
     assert "scores.json: this file of the run is damaged" in page.sections[""]
     assert "shade.jsonl: this file of the run is missing" in page.sections["predictions"]
     assert "The head scores cannot be read" in page.sections["heads"]
@@ -268,7 +268,7 @@ def hostile_copy(path: Path) -> sl.Run:
 
 
 def test_hostile_texts_stay_texts(own_copy: Path) -> None:
-    content = run_html(hostile_copy(own_copy))
+    content = run_html(hostile_copy(own_copy).folder)
     page = check_page(content)
     assert "<b>" not in re.sub(r"<b>[^<]*</b>", "", content)
     assert content.count("</script>") == 1
@@ -287,7 +287,7 @@ def test_long_texts_are_cut_and_say_so() -> None:
 
 def test_a_page_holds_a_bounded_number_of_predictions(seekr_run: sl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seekr_lite.tools.report.predictions_section.EMBEDDED", 12)
-    page = check_page(run_html(seekr_run))
+    page = check_page(run_html(seekr_run.folder))
     assert (
         "12 predictions are in this page of 36 in the run folder: the first 2 test rows" in page.sections["predictions"]
     )
@@ -342,7 +342,7 @@ def test_a_log_that_nobody_wrote_harms_nothing(own_copy: Path) -> None:
         "[" * 100_000 + "\n",
     ]
     (own_copy / "log.jsonl").write_text("".join(lines))
-    assert "5 damaged lines" in check_page(run_html(sl.open_run(own_copy))).sections["losses"]
+    assert "5 damaged lines" in check_page(run_html(sl.open_run(own_copy).folder)).sections["losses"]
 
 
 def test_steps_that_were_left_out_are_counted(own_copy: Path) -> None:
@@ -350,7 +350,7 @@ def test_steps_that_were_left_out_are_counted(own_copy: Path) -> None:
         for step in (3, 3, 4):  # one was met again when the run went on
             event = {"event": "bad_step", "time": 1.0, "stage": 1, "step": step, "cross_entropy": "nan"}
             log.write(json.dumps(event) + "\n")
-    page = check_page(run_html(sl.open_run(own_copy)))
+    page = check_page(run_html(sl.open_run(own_copy).folder))
     assert "2 steps were left out of learning" in page.sections["losses"]
 
 
@@ -411,7 +411,7 @@ def test_a_comparison_shows_runs_bars_differences_and_boards(
 ) -> None:
     other_seed = sl.open_run(own_copy)
     other_seed.folder.write_recipe(other_seed.recipe.with_(run={"seed": 7}))
-    content = compare_html([seekr_run, other_seed, stopped_run])
+    content = compare_html([seekr_run.folder, other_seed.folder, stopped_run.folder])
     page = check_page(content)
     assert "3 runs compared" in content
     assert "seekr: " in page.sections["methods"]
@@ -426,7 +426,7 @@ def test_a_comparison_groups_by_what_differs_beside_the_seed(seekr_run: sl.Run, 
     other = sl.open_run(own_copy)
     changes = {"learning_rate": 0.5, "micro_batch_tokens": 77}  # the second changes no result
     other.folder.write_recipe(other.recipe.with_(run={"seed": 7}, train=changes))
-    page = check_page(compare_html([seekr_run, other]))
+    page = check_page(compare_html([seekr_run.folder, other.folder]))
     assert "seekr, train.learning_rate = 0.5: " in page.sections["methods"]
     with pytest.raises(sl.UserError, match="no run to compare"):
         compare_html([])
@@ -434,7 +434,7 @@ def test_a_comparison_groups_by_what_differs_beside_the_seed(seekr_run: sl.Run, 
 
 def test_runs_of_one_name_and_of_other_tasks(seekr_run: sl.Run, small_recipe: MakeRecipe) -> None:
     other = sl.run(small_recipe(method={"name": "sequential"}, data={"tasks": ("tail",)}), listener=QUIET)
-    page = check_page(compare_html([seekr_run, other]))
+    page = check_page(compare_html([seekr_run.folder, other.folder]))
     assert "do not learn the same tasks" in page.sections[""]
     assert str(seekr_run.path) in page.sections["runs"]
 
@@ -488,10 +488,10 @@ def test_it_opens_without_errors_requests_or_sideways_scrolling(
     width: int, browser: Browser, seekr_run: sl.Run, stopped_run: sl.Run, own_copy: Path, tmp_path: Path
 ) -> None:
     pages = {
-        "seekr": run_html(seekr_run),
-        "stopped": run_html(stopped_run),
-        "hostile": run_html(hostile_copy(own_copy)),
-        "compared": compare_html([seekr_run, stopped_run]),
+        "seekr": run_html(seekr_run.folder),
+        "stopped": run_html(stopped_run.folder),
+        "hostile": run_html(hostile_copy(own_copy).folder),
+        "compared": compare_html([seekr_run.folder, stopped_run.folder]),
     }
     for name, content in pages.items():
         file = tmp_path / f"{name}.html"
@@ -516,9 +516,9 @@ def test_axe_finds_nothing_serious(
     if (axe := find_axe()) is None:
         pytest.skip("axe-core is not there (npm install axe-core)")
     pages = {
-        "seekr": run_html(seekr_run),
-        "stopped": run_html(stopped_run),
-        "compared": compare_html([seekr_run, stopped_run]),
+        "seekr": run_html(seekr_run.folder),
+        "stopped": run_html(stopped_run.folder),
+        "compared": compare_html([seekr_run.folder, stopped_run.folder]),
     }
     for name, content in pages.items():
         (tmp_path / f"{name}.html").write_text(content, encoding="utf-8")
@@ -546,7 +546,7 @@ def many_tasks(path: Path, recipe: Recipe) -> sl.Run:
 
 def test_twelve_long_names_fit_a_phone(browser: Browser, small_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = many_tasks(tmp_path / "run", small_recipe())
-    for name, content in (("report", run_html(run)), ("compared", compare_html([run, run]))):
+    for name, content in (("report", run_html(run.folder)), ("compared", compare_html([run.folder, run.folder]))):
         check_page(content)
         (tmp_path / f"{name}.html").write_text(content)
         browser.open(tmp_path / f"{name}.html", 390)
@@ -555,7 +555,7 @@ def test_twelve_long_names_fit_a_phone(browser: Browser, small_recipe: MakeRecip
 
 def test_the_policy_stops_what_might_get_in_nevertheless(browser: Browser, seekr_run: sl.Run, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(
-        run_html(seekr_run).replace(
+        run_html(seekr_run.folder).replace(
             "</main>",
             "<script>window.got = 1</script><p onclick='1' style='color:red'><img src='http://127.0.0.1:9/'></main>",
         )

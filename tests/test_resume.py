@@ -166,7 +166,7 @@ def test_a_second_ctrl_c_ends_at_once_and_says_how_to_go_on(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seekr_lite.runs.runner.run", interrupted)
+    monkeypatch.setattr("seekr_lite.runs.runner.run_recipe", interrupted)
     recipe = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
     monkeypatch.setattr(sys, "argv", ["seekr-lite", "run", str(recipe)])
     with pytest.raises(SystemExit) as end:

@@ -11,7 +11,7 @@ import pytest
 
 import seekr_lite as sl
 from seekr_lite.common.progress import Advance, Listener
-from seekr_lite.methods.registry import METHODS
+from seekr_lite.recipe.method_names import METHODS
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.rows import DraftFile
 

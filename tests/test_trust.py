@@ -23,20 +23,21 @@ import seekr_lite as sl
 from benchmarks.fuzz_cases import good_run
 from seekr_lite.cli.app import app
 from seekr_lite.common import errors as limits
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, check_task_name
 from seekr_lite.common.files import read_json
 from seekr_lite.common.progress import Listener
 from seekr_lite.common.terminal import json_text, printable, safe_console, show
 from seekr_lite.data.encoding import encode_prompts
 from seekr_lite.data.readers import load_tasks
-from seekr_lite.data.task import Example, Task, check_task_name
+from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.model.base import load_base, load_config, load_tokenizer, resolve_model
 from seekr_lite.model.guards import no_pickle
 from seekr_lite.recipe.recipe import BaseSettings, DataSettings, Recipe
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.record import text_checksum
-from seekr_lite.tools.heads.heads import Heads, TaskHeads
+from seekr_lite.tools.heads.heads import Heads
+from seekr_lite.tools.heads.scores import TaskHeads
 
 ROW = {"prompt": "a question", "answer": "an answer"}
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
@@ -447,7 +448,7 @@ def test_pages_of_heads_escape_what_comes_from_data() -> None:
     heads = Heads(tuple(TaskHeads(f"{HOSTILE}{i}", scores, scores, scores, ((0, 1),)) for i in range(2)))
     from seekr_lite.tools.heads.heads_html import heads_page
 
-    for page in (heads_page(heads), heads._repr_html_()):
+    for page in (heads_page(heads.tasks, heads.change()), heads._repr_html_()):
         assert "<script>alert" not in page
         assert "<img" not in page
         assert "&lt;script&gt;" in page

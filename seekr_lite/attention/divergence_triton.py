@@ -16,8 +16,9 @@ import torch
 import triton
 import triton.language as tl
 
-from seekr_lite.attention import divergence as plain
-from seekr_lite.attention.divergence import DivergenceAndGradient, MapShape
+from seekr_lite.attention import divergence_torch as plain
+from seekr_lite.attention.divergence_torch import DivergenceAndGradient
+from seekr_lite.attention.maps import MapShape
 
 LOWEST = tl.constexpr(-1e38)  # finite, so that a row without keys yet gives no inf - inf
 LIFT = tl.constexpr(4096.0)  # what score gradients, at most 2, are multiplied with: it keeps them inside fp16's range

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from seekr_lite.attention.divergence import CHUNK_ROWS, MapShape, attention_maps, row_chunks
+from seekr_lite.attention.maps import CHUNK_ROWS, MapShape, attention_maps, row_chunks
 from seekr_lite.attention.selection import Head
 from seekr_lite.attention.tap import AttentionCall, HeadRecorder
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seekr_lite.attention.divergence import MapShape, all_rows, map_change
+from seekr_lite.attention.maps import MapShape, all_rows, map_change
 from seekr_lite.attention.tap import AttentionCall, HeadRecorder, all_heads, select_heads
 
 

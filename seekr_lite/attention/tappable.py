@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_maps
+from seekr_lite.attention.maps import NO_ROW, MapShape, attention_maps
 from seekr_lite.attention.tap import AttentionCall, select_heads, tap
 from seekr_lite.attention.tap import all_heads as every_head
 from seekr_lite.common.errors import UserError

@@ -32,7 +32,7 @@ def chat_command(
     /after TASK changes the adapter, /tasks and /help tell more, /quit ends. Where the input is no terminal, each of its
     lines is a prompt.
     """
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
 
     opened, hears = open_run(run), listener(quiet)
     from seekr_lite.tools.chat import Chat, converse

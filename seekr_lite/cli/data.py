@@ -29,7 +29,7 @@ def check(
     from seekr_lite.recipe.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.data.readers import gather_tasks
+    from seekr_lite.runs.tasks import gather_tasks
 
     tasks = gather_tasks(checked, None, ())
     from seekr_lite.data.check import check_data

@@ -51,7 +51,7 @@ def evaluate_command(
     The base is loaded once. What the run has tested itself is not tested again, and the run stays as it is; but what is
     measured with --general is kept beside it, and shown wherever its scores are.
     """
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
 
     opened, hears = open_run(run), listener(quiet, verbose)
     if limit is not None and lm_eval is None:
@@ -77,7 +77,7 @@ def evaluate_command(
         from seekr_lite.tools.report.run_facts import RunFacts
         from seekr_lite.tools.report.tables import render_likelihoods
 
-        show(render_likelihoods(read, str(general), RunFacts.of(opened).board))
+        show(render_likelihoods(read, str(general), RunFacts.of(opened.folder).board))
         return
     found = opened.evaluate(after or (), task or (), data, overrides or (), hears)
     if as_json:

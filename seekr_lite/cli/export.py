@@ -31,13 +31,13 @@ def export_command(
 
     The folder is loaded again with plain transformers and PEFT; where its logits are not the model's, it is refused.
     """
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
 
     done = open_run(run).export(to, after, merge, listener(quiet, verbose))
     if as_json:
         show_json(done.to_json())
         return
-    from seekr_lite.runs.cards import describe_check
+    from seekr_lite.tools.export import describe_check
 
     typer.echo(printable(f"The model after {done.after} is in {done.path}: {describe_check(done)}."))
     if not done.agrees:

@@ -42,7 +42,7 @@ def inspect(
     html: Html = None,
 ) -> None:
     """Show the heads of a run: scores, the chosen heads, how the choice moved, and what is kept of each task."""
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
 
     opened = open_run(run)
     found, store = opened.heads, opened.replay_store
@@ -78,8 +78,7 @@ def score(
     from seekr_lite.recipe.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.runs.runner import open_run
-    from seekr_lite.tools.heads.study import score_task_heads
+    from seekr_lite.api import open_run, score_task_heads
 
     opened = None if run is None else open_run(run)
     study = score_task_heads(checked, task, rows, opened, after, listener(quiet, verbose))
@@ -105,7 +104,7 @@ def graft(
     verbose: Verbose = False,
 ) -> None:
     """Put old attention maps into the last model, and see how much of an old task's loss comes back."""
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
 
     results = open_run(run).graft_heads(task, listener(quiet, verbose))
     if as_json:

@@ -32,7 +32,7 @@ def push_command(
 
     Weights, PEFT's configuration and a model card go, and nothing else of the run: no data, no replay, no predictions.
     """
-    from seekr_lite.runs.runner import open_run
+    from seekr_lite.api import open_run
 
     done = open_run(run).push(to, after, private, base_model, send=yes)
     if as_json:

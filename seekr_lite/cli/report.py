@@ -21,8 +21,8 @@ def report_command(
 
     The file needs no network and nothing beside it. Its path is printed.
     """
+    from seekr_lite.api import open_run
     from seekr_lite.common.terminal import printable, show_json
-    from seekr_lite.runs.runner import open_run
 
     opened = open_run(run)
     if as_json and output is not None:
@@ -30,6 +30,6 @@ def report_command(
     if as_json:
         from seekr_lite.tools.report.run_json import run_json
 
-        show_json(run_json(opened))
+        show_json(run_json(opened.folder))
         return
     typer.echo(printable(str(opened.save_report(output))))

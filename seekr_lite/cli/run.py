@@ -30,7 +30,7 @@ def run_command(
     from seekr_lite.recipe.recipe import Recipe
 
     checked = Recipe.from_toml(recipe, overrides or ())
-    from seekr_lite.runs.runner import run
+    from seekr_lite.api import run
 
     finished = run(checked, output=output, listener=listener(quiet, verbose), fresh=fresh)
     if not is_main_process():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -54,3 +56,20 @@ MAX_TEXT_CHARACTERS = 1_000_000  # a prompt, an answer, a reference
 MAX_TOY_ROWS = 100_000  # of a toy task, training and test rows together
 MAX_PROBLEMS_SHOWN = 20
 MAX_VALUE_SHOWN = 80  # characters of a wrong value in a message
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean "rank"?`, or nothing where no choice is near."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def check_task_name(name: str) -> None:
+    """Raises `UserError` unless `name` is safe as the name of a file inside the run folder."""
+    allowed = name and all(c.isalnum() or c in "._-" for c in name) and not name.startswith(".")
+    # File systems count bytes: 255 in a name, some of which the names of the run's files take.
+    if not allowed or len(name) > 100 or len(name.encode("utf-8", "replace")) > 200:
+        raise UserError(
+            f"task name {shown(name)} cannot be used: a task name has 1 to 100 letters, digits, '.', '_' or '-' "
+            "(at most 200 bytes), and does not start with '.'"
+        )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     import torch
 
@@ -78,3 +80,32 @@ def phase_cost(phase: str, device: torch.device) -> Iterator[PhaseCost]:
     yield cost
     cost.seconds += time.monotonic() - started
     cost.peak_bytes = peak_memory(device) if known else None
+
+
+def limit_memory(gigabytes: float | None, device: torch.device) -> None:
+    """Keeps this process from taking more of a GPU's memory than so many GiB; None lets it take all. Elsewhere nothing
+    is limited."""
+    import torch
+
+    if device.type != "cuda":
+        return
+    index = torch.cuda.current_device() if device.index is None else device.index  # torch wants a number here
+    whole = torch.cuda.get_device_properties(index).total_memory
+    fraction = 1.0 if gigabytes is None else min(1.0, gigabytes * 2**30 / whole)
+    torch.cuda.set_per_process_memory_fraction(fraction, index)
+
+
+def free_memory() -> None:
+    """Gives back what models that nobody holds any more have taken, before the next one is loaded."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch ran out of memory, on a GPU or the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on a CPU

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +118,37 @@ def _check_text(value: str, column: str, where: str) -> None:
         raise UserError(
             f"{where}: `{column}` has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are allowed, so cut it"
         )
+
+
+def _both_splits(
+    read: Callable[[str], list[Example]], train: str = "train", test: str = "test"
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Training and test rows. What is wrong with either of them is told at once."""
+    found, problems = [], []
+    for split in (train, test):
+        try:
+            found.append(tuple(read(split)))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return found[0], found[1]
+
+
+def _list(path: Path, root: Path) -> list[Any]:
+    rows = parse_json(read_text(path, root), str(path))
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: a list of rows is needed, not {type(rows).__name__}")
+    return rows
+
+
+def _task_folder(root: Path, name: str) -> Path:
+    if not (root / name).is_dir():
+        raise UserError(f"{_unknown_task(name, sorted(p.name for p in root.iterdir() if p.is_dir()))} (in {root})")
+    return root / name
+
+
+def _unknown_task(name: str, known: tuple[str, ...] | list[str]) -> str:
+    from seekr_lite.common.errors import nearest
+
+    return f'data.tasks: there is no task "{name}"{nearest(name, known)}; there are {", ".join(known) or "none"}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from seekr_lite.common.errors import UserError, shown
+from seekr_lite.common.errors import check_task_name
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,3 @@ class Task:
         for rows in ("train", "test", "validation"):
             object.__setattr__(self, rows, tuple(getattr(self, rows)))
         check_task_name(self.name)
-
-
-def check_task_name(name: str) -> None:
-    """Raises `UserError` unless `name` is safe as the name of a file inside the run folder."""
-    allowed = name and all(c.isalnum() or c in "._-" for c in name) and not name.startswith(".")
-    # File systems count bytes: 255 in a name, some of which the names of the run's files take.
-    if not allowed or len(name) > 100 or len(name.encode("utf-8", "replace")) > 200:
-        raise UserError(
-            f"task name {shown(name)} cannot be used: a task name has 1 to 100 letters, digits, '.', '_' or '-' "
-            "(at most 200 bytes), and does not start with '.'"
-        )

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.errors import Stopped
+from seekr_lite.common.errors import Stopped, UserError
+from seekr_lite.common.memory import is_out_of_memory
 from seekr_lite.common.processes import ALONE, Processes
 from seekr_lite.common.progress import Advance
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
-from seekr_lite.training.micro_batches import is_out_of_memory
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe
@@ -114,3 +114,20 @@ def _room_for(batch_tokens: int) -> Iterator[None]:
             f"out of memory in a test with evaluate.batch_tokens = {batch_tokens}: set it lower and run the same "
             "command; everything so far is kept, and it goes on from there"
         ) from None
+
+
+def check_metrics(tasks: list[Task]) -> None:
+    """Raises `UserError` where a task names a metric or an extraction that does not exist."""
+    from seekr_lite.common.errors import nearest
+    from seekr_lite.evaluation.extraction import EXTRACTIONS
+    from seekr_lite.evaluation.metrics import METRICS
+
+    for task in tasks:
+        for kind, name, known in (
+            ("metric", task.metric, METRICS),
+            ("extraction", task.extraction, EXTRACTIONS),
+        ):
+            if name not in known:
+                raise UserError(
+                    f'task {task.name}: no {kind} is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'
+                )

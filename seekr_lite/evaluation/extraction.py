@@ -17,17 +17,6 @@ ANSWER_MARKERS = (
 )  # "回答：" is C-STANCE's; all other tasks say "Answer:", 20Minuten too
 SUMMARY_MARKER = "the summary of the meeting transcripts is:"  # MeetingBank's training answers
 
-TRACE_EXTRACTIONS = {
-    "C-STANCE": "choice",
-    "FOMC": "choice",
-    "MeetingBank": "meeting_summary",
-    "Py150": "code_line",
-    "ScienceQA": "choice",
-    "NumGLUE-cm": "answer",
-    "NumGLUE-ds": "answer",
-    "20Minuten": "answer",
-}
-
 
 def unchanged(text: str) -> str:
     """The text as it is."""
@@ -68,8 +57,3 @@ EXTRACTIONS: dict[str, Callable[[str], str]] = {
     "code_line": answer,  # one official rule serves both: Py150's "Reasoning:" is looked for first
     "meeting_summary": meeting_summary,
 }
-
-
-def trace_extraction(task_name: str) -> str:
-    """The official extraction of a TRACE task (but see `meeting_summary`); "strip" for any other task."""
-    return TRACE_EXTRACTIONS.get(task_name, "strip")

@@ -14,18 +14,6 @@ from dataclasses import dataclass
 
 RowScore = Callable[[str, str, Sequence[str]], float]
 
-TRACE_METRICS = {
-    "C-STANCE": "first_letter_accuracy",
-    "FOMC": "accuracy",
-    "MeetingBank": "rouge_l",
-    "Py150": "fuzz",
-    "ScienceQA": "first_letter_accuracy",
-    "NumGLUE-cm": "accuracy",
-    "NumGLUE-ds": "accuracy",
-    "20Minuten": "sari",
-}
-SUPERNI_ACCURACY_TASKS = ("363", "875", "195")
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -230,14 +218,3 @@ METRICS: dict[str, Metric] = {
         Metric("superni_rouge_l", "ROUGE-L F1 of words (SuperNI's published pass)", best_of(rouge_l)),
     )
 }
-
-
-def trace_metric(task_name: str) -> str:
-    """The metric of a TRACE task in the paper's OP; "exact_match" for a task that TRACE does not have."""
-    return TRACE_METRICS.get(task_name, "exact_match")
-
-
-def superni_metric(task_name: str) -> str:
-    """The SEEKR paper's metric of a SuperNI task: accuracy for task363, 875, 195, ROUGE-L for the others."""
-    number = re.match(r"task0*(\d+)", task_name)
-    return "superni_accuracy" if number and number[1] in SUPERNI_ACCURACY_TASKS else "superni_rouge_l"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from seekr_lite.common.errors import UserError, shown
-from seekr_lite.data.task import Task, check_task_name
+from seekr_lite.common.errors import UserError, check_task_name, shown
+from seekr_lite.data.task import Task
 
 Row = tuple[float | None, ...]
 Matrix = tuple[Row, ...]

@@ -103,7 +103,7 @@ class Method:
     @classmethod
     def read_options(cls, settings: MethodSettings) -> dict[str, Option]:
         """The recipe's `method.options` over the method's defaults. Raises `UserError` for what it does not know."""
-        from seekr_lite.recipe.problems import nearest
+        from seekr_lite.common.errors import nearest
 
         for key, value in settings.options.items():
             if key not in cls.default_options:

@@ -6,35 +6,17 @@ as an entry point of the group "seekr_lite.methods". A recipe only ever names a 
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeVar
+
+from seekr_lite.recipe.method_names import METHODS, REGISTERED, installed_methods, method_names
 
 if TYPE_CHECKING:
     from seekr_lite.methods.method import Method
     from seekr_lite.recipe.recipe import Recipe
 
-METHODS: dict[str, str] = {
-    "sequential": "seekr_lite.methods.baselines:Sequential",
-    "replay": "seekr_lite.methods.baselines:Replay",
-    "derpp": "seekr_lite.methods.derpp:DarkExperienceReplay",
-    "seekr": "seekr_lite.methods.seekr:Seekr",
-    "seekr-paper": "seekr_lite.methods.seekr:PublishedSeekr",
-    "ewc": "seekr_lite.methods.ewc:ElasticWeightConsolidation",
-    "lwf": "seekr_lite.methods.lwf:LearningWithoutForgetting",
-    "olora": "seekr_lite.methods.olora:OrthogonalLora",
-    "pp": "seekr_lite.methods.pp:ProgressivePrompts",
-    "l2p": "seekr_lite.methods.l2p:LearningToPrompt",
-    "lfpt5": "seekr_lite.methods.lfpt5:Lfpt5",
-    "joint": "seekr_lite.methods.baselines:Joint",
-    "isolated": "seekr_lite.methods.baselines:Isolated",
-}
-GROUP = "seekr_lite.methods"
 
 MethodClass = TypeVar("MethodClass", bound="type[Method]")
-
-_registered: dict[str, type[Method]] = {}
 
 
 def register_method(method: MethodClass) -> MethodClass:
@@ -47,13 +29,8 @@ def register_method(method: MethodClass) -> MethodClass:
 
     if method.name in METHODS:
         raise UserError(f'the method "{method.name}" is one of the package; give yours another name')
-    _registered[method.name] = method
+    REGISTERED[method.name] = method
     return method
-
-
-def method_names() -> list[str]:
-    """Every name that a recipe can use: the package's, the registered, the installed."""
-    return list(dict.fromkeys([*METHODS, *_registered, *_installed()]))
 
 
 def method_class(name: str) -> type[Method]:
@@ -66,10 +43,11 @@ def method_class(name: str) -> type[Method]:
         module, _, attribute = METHODS[name].partition(":")
         found: type[Method] = getattr(import_module(module), attribute)
         return found
-    if name in _registered:
-        return _registered[name]
-    if name in _installed():
-        loaded: type[Method] = _installed()[name].load()
+    if name in REGISTERED:
+        registered: type[Method] = REGISTERED[name]
+        return registered
+    if name in installed_methods():
+        loaded: type[Method] = installed_methods()[name].load()
         return loaded
     from seekr_lite.common.errors import UserError
 
@@ -83,8 +61,3 @@ def with_options(recipe: Recipe) -> Recipe:
         UserError: the method does not know an option, or there is no such method.
     """
     return recipe.with_(method={"options": method_class(recipe.method.name).read_options(recipe.method)})
-
-
-@cache
-def _installed() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}

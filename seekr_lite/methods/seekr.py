@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from seekr_lite.attention.divergence import NO_ROW, MapShape, attention_divergence
+from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.importance import HeadScores, accumulated_importance
+from seekr_lite.attention.maps import NO_ROW, MapShape
 from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
 from seekr_lite.attention.tap import HeadPairs
 from seekr_lite.attention.tappable import check_tappable

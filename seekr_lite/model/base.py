@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from seekr_lite.recipe.recipe import BaseSettings
 
+
 TINY = "tiny"
 
 
@@ -201,30 +202,6 @@ def avoid_cudnn_attention() -> None:
     import torch
 
     torch.backends.cuda.enable_cudnn_sdp(False)
-
-
-def limit_memory(gigabytes: float | None, device: torch.device) -> None:
-    """Keeps this process from taking more of a GPU's memory than so many GiB; None lets it take all. Elsewhere nothing
-    is limited."""
-    import torch
-
-    if device.type != "cuda":
-        return
-    index = torch.cuda.current_device() if device.index is None else device.index  # torch wants a number here
-    whole = torch.cuda.get_device_properties(index).total_memory
-    fraction = 1.0 if gigabytes is None else min(1.0, gigabytes * 2**30 / whole)
-    torch.cuda.set_per_process_memory_fraction(fraction, index)
-
-
-def free_memory() -> None:
-    """Gives back what models that nobody holds any more have taken, before the next one is loaded."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

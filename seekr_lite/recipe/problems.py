@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,10 +10,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from seekr_lite.common.errors import MAX_PROBLEMS_SHOWN, MAX_TASKS, UserError, brief, shown
-from seekr_lite.data.task import check_task_name
-from seekr_lite.methods.registry import METHODS, method_names
-from seekr_lite.recipe.method_names import DEFAULT_METHOD
+from seekr_lite.common.errors import MAX_PROBLEMS_SHOWN, MAX_TASKS, UserError, brief, check_task_name, nearest, shown
+from seekr_lite.recipe.method_names import DEFAULT_METHOD, METHODS, method_names
 
 
 @dataclass
@@ -51,12 +48,6 @@ class RecipeSource:
             if dotted in (f"{section}.{key}", section):
                 return number
         return section_line
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean "rank"?`, or nothing where no choice is near."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def describe_errors(
@@ -204,7 +195,7 @@ def _check_epochs(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def _check_method(method: Mapping[str, Any]) -> list[Problem]:
-    from seekr_lite.recipe.problems import nearest
+    from seekr_lite.common.errors import nearest
 
     name = method.get("name", DEFAULT_METHOD)
     if not isinstance(name, str) or name in METHODS or name in (known := method_names()):

@@ -57,7 +57,7 @@ def shipped_recipes() -> list[ShippedRecipe]:
 
 def shipped_recipe(name: str) -> ShippedRecipe:
     """One recipe, with or without `.toml`. Raises `UserError` where the package has none of that name."""
-    from seekr_lite.recipe.problems import nearest
+    from seekr_lite.common.errors import nearest
 
     known = {one.name: one for one in shipped_recipes()}
     name = name.removesuffix(".toml")

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.evaluation.scoreboard import show
+from seekr_lite.runs.contents import known_metrics, known_result
 from seekr_lite.runs.record import learned_tasks
-from seekr_lite.tools.evaluate import known_metrics, known_result
 
 if TYPE_CHECKING:
     from seekr_lite.data.task import Task
     from seekr_lite.recipe.recipe import BaseSettings, Recipe
     from seekr_lite.runs.folder import RunFolder
     from seekr_lite.runs.record import RunRecord
-    from seekr_lite.tools.export import Export
 
 
 def model_card(name: str, tasks: list[Task], config: dict[str, Any], record: RunRecord) -> str:
@@ -85,67 +84,57 @@ WHAT = {
 }
 
 
-def export_card(record: RunRecord, stage: int, settings: BaseSettings, done: Export) -> str:
-    """A short model card in the hub's form (YAML front matter, then Markdown)."""
+def export_card(
+    record: RunRecord, stage: int, after: str, settings: BaseSettings, merge: str, dtype: str, check: str
+) -> str:
+    """A short model card in the hub's form (YAML front matter, then Markdown). check: what reloading showed."""
     learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
     versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
     revision = f", revision {settings.revision}" if settings.revision else ""
-    library = "peft" if done.merge == "none" else "transformers"
+    library = "peft" if merge == "none" else "transformers"
     return f"""---
 base_model: {json.dumps(settings.model)}
 library_name: {library}
 tags: [continual-learning, seekr-lite]
 ---
 
-# {settings.model} after {done.after}
+# {settings.model} after {after}
 
-{WHAT[done.merge]}
+{WHAT[merge]}
 
-- base: `{settings.model}`{revision}, quantisation in training: {settings.quantization}, computed in {done.dtype}
+- base: `{settings.model}`{revision}, quantisation in training: {settings.quantization}, computed in {dtype}
 - learned, in this order: {learned}
 - method `{record.method}`, seed {record.seed}, made by seekr-lite
 
 ```python
-{_loading(settings, done)}
+{_loading(settings, merge, dtype)}
 ```
 
-Checked on export, loaded again with plain transformers{" and PEFT" if done.merge == "none" else ""}:
-{describe_check(done)}.
+Checked on export, loaded again with plain transformers{" and PEFT" if merge == "none" else ""}:
+{check}.
 
 The licences of the base and of the tasks' data apply to it. Made with {versions}.
 SEEKR: He et al., EMNLP 2024, arXiv 2411.06171.
 """
 
 
-def describe_check(done: Export) -> str:
-    """What reloading the folder showed, in words."""
-    made, trained = done.as_made, done.as_trained
-    text = (
-        f"its logits differ by up to {trained.largest_difference:.2g} (of up to {trained.largest_logit:.3g}) from "
-        f"those of the run's own model, and {trained.same_choice:.0%} of the next tokens are the same"
-    )
-    if done.merge != "none":
-        text += f"; merging itself changed them by up to {made.largest_difference:.2g}"
-    return text
-
-
-def _loading(settings: BaseSettings, done: Export) -> str:
-    if done.merge != "none":
+def _loading(settings: BaseSettings, merge: str, dtype: str) -> str:
+    if merge != "none":
         return f"""import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype=torch.{done.dtype})
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype=torch.{dtype})
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
     from seekr_lite.model.base import resolve_model
 
-    quantised = _quantization(settings, done.dtype)
+    quantised = _quantization(settings, dtype)
     revision = f", revision={json.dumps(settings.revision)}" if settings.revision else ""
     base = json.dumps(resolve_model(settings.model))
     return f"""import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if quantised else ""}
 
-base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{done.dtype}{quantised})
+base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{dtype}{quantised})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 
@@ -236,8 +225,6 @@ def front_matter(recipe: Recipe, base: str) -> str:
 
 def _on_the_hub(recipe: Recipe) -> bool:
     """Whether the tasks were read from a data set of the hub."""
-    from seekr_lite.tools.push import check_hub_id
-
     path = recipe.data.path
     if recipe.data.format != "datasets" or not path or user_path(path).exists():
         return False
@@ -263,3 +250,15 @@ def _scores(folder: RunFolder, stage: int) -> str:
 def _settings(recipe: Recipe) -> str:
     sections = recipe.to_toml().strip().split("\n\n")
     return "\n\n".join(one for one in sections if one.partition("]")[0].removeprefix("[") in TOLD)
+
+
+def check_hub_id(name: str, option: str) -> None:
+    """Raises `UserError` where no model of the hub can be called so."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in its documentation
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{option} {name}: this is no id of the hub, such as owner/name: {reason}") from None

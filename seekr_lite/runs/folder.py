@@ -10,11 +10,12 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.files import (
     json_text,
     new_file,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from seekr_lite.model.snapshots import Snapshot
     from seekr_lite.recipe.recipe import Recipe
     from seekr_lite.training.learner import Learned
+
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
@@ -176,15 +178,19 @@ class RunFolder:
         return f"{index:02d}-{'joint' if joint else tasks[0].name}"
 
     def save_stage(
-        self, name: str, tasks: list[Task], learned: Learned, config: dict[str, Any], state_folder: str | None
+        self,
+        name: str,
+        tasks: list[Task],
+        learned: Learned,
+        config: dict[str, Any],
+        card: str,
+        state_folder: str | None,
     ) -> None:
         """Writes a stage's adapter, memory and method state, then records it. Raises `Stopped` where it cannot."""
-        from seekr_lite.runs.cards import model_card
-
         with new_folder(self.path / "adapters" / name) as folder:
             write_tensors(folder / "adapter_model.safetensors", learned.snapshot.weights, {"format": "pt"})
             (folder / "adapter_config.json").write_text(json_text(config), encoding="utf-8")
-            (folder / "README.md").write_text(model_card(name, tasks, config, self.record), encoding="utf-8")
+            (folder / "README.md").write_text(card, encoding="utf-8")
         self._note(*sorted((self.path / "adapters" / name).iterdir()))
         if learned.samples:
             lines = [json.dumps(example_values(row), ensure_ascii=False) for row in learned.samples]
@@ -260,7 +266,7 @@ class RunFolder:
         Raises:
             UserError: the run has learned no such task, or none at all.
         """
-        from seekr_lite.recipe.problems import nearest
+        from seekr_lite.common.errors import nearest
 
         if not self.record.stages:
             raise UserError(f"{self.path}: this run has learned no task yet")
@@ -421,3 +427,36 @@ def refuse_links(folder: Path) -> None:
 def _is_ours(name: str) -> bool:
     """Whether a file is a lock, or what a stop left behind before there was a run."""
     return name == LOCK_FILE or LEFTOVER.fullmatch(name) is not None
+
+
+BARE_BASE = "base"
+Stage = int | None  # the model after this stage; None: the bare base
+
+
+def find_stages(folder: RunFolder, after: Sequence[str]) -> list[Stage]:
+    """The stages that learned these tasks; "base" is the bare base, where no task is called so.
+
+    Raises:
+        UserError: the run has learned no such task.
+    """
+    learned = [task for stage in folder.record.stages for task in stage.tasks]
+    return [None if name == BARE_BASE and name not in learned else folder.stage_after(name) for name in after]
+
+
+def model_name(folder: RunFolder, stage: Stage) -> str:
+    """The model in words: the task after which it is, or the bare base."""
+    if stage is None:
+        return "(bare base)"
+    tasks = folder.record.stages[stage].tasks
+    return tasks[0] if len(tasks) == 1 else "all tasks"
+
+
+def find_tasks(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
+    """These tasks of the run's recipe, by default all. Raises `UserError` where it has no such task."""
+    known = folder.recipe().data.tasks
+    for task in tasks:
+        if task not in known:
+            raise UserError(
+                f'task "{task}": this run has {", ".join(known)}{nearest(task, known)} (another data set: --data)'
+            )
+    return list(tasks or known)

@@ -18,8 +18,7 @@ from seekr_lite.evaluation.scoreboard import Scoreboard, TextColumn
 from seekr_lite.runs.record import text_checksum
 
 if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.tools.models import Stage
+    from seekr_lite.runs.folder import RunFolder, Stage
 
 FOLDER = "general"
 CHECKSUM = "checksum"

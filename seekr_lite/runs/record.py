@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from seekr_lite.common.errors import UserError, brief, shown
+from seekr_lite.common.errors import UserError, brief, check_task_name, shown
 from seekr_lite.common.files import read_limited, write_text
-from seekr_lite.data.task import check_task_name
-from seekr_lite.methods.registry import method_class, method_names
+from seekr_lite.methods.registry import method_class
+from seekr_lite.recipe.method_names import method_names
 
 FORMAT = 2
 CHECKSUM = "checksum"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TextStreamer
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.data.encoding import encode_prompts
 from seekr_lite.evaluation.generate import GREEDY
-from seekr_lite.recipe.problems import nearest
-from seekr_lite.tools.models import BARE_BASE, RunModels, Stage, find_stages, model_name
+from seekr_lite.runs.folder import BARE_BASE, Stage, find_stages, model_name
+from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:
     from seekr_lite.runs.folder import RunFolder

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.progress import Listener
 from seekr_lite.data.task import Task
-from seekr_lite.recipe.problems import nearest
 from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
-from seekr_lite.tools.models import RunModels, Stage, find_stages, find_tasks, model_name
+from seekr_lite.runs.contents import known_metrics, known_result
+from seekr_lite.runs.folder import Stage, find_stages, find_tasks, model_name
+from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:
     from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.record import EvaluationRecord
+
 
 # How rows become tokens: another data set is read as the run's own was, unless it is said otherwise.
 KEPT = ("max_prompt_tokens", "max_answer_tokens", "chat_template")
@@ -96,30 +97,9 @@ def _test(
     return result.score, result.nll
 
 
-def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | None:
-    """What the run itself found with this very adapter on a task of its own."""
-    from seekr_lite.methods.registry import method_class
-
-    method, tasks = method_class(folder.record.method), folder.recipe().data.tasks
-    if stage is None:
-        return folder.evaluation(None, task)
-    if method.joint:
-        return folder.evaluation(len(tasks) - 1, task)
-    if method.routed_by_task and tasks.index(task) != stage:
-        return None  # after this stage, the run tests the task with another adapter
-    return folder.evaluation(stage, task)
-
-
-def known_metrics(folder: RunFolder) -> dict[str, str]:
-    """The metric of each task, once the run has ended."""
-    from seekr_lite.evaluation.scoreboard import Scoreboard
-
-    return Scoreboard.from_json(folder.load_scores()).metrics if folder.has_scores else {}
-
-
 def _read(recipe: Recipe, names: Sequence[str], folder: RunFolder | None) -> dict[str, Task]:
-    from seekr_lite.data.readers import gather_tasks
     from seekr_lite.runs.checks import check_against_base
+    from seekr_lite.runs.tasks import gather_tasks
 
     if not names:
         return {}

@@ -16,22 +16,21 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.files import json_text, user_folder, user_path, write_tensors
+from seekr_lite.common.memory import free_memory
 from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.progress import Listener
 from seekr_lite.model.base import (
     Base,
     choose_device,
     choose_dtype,
-    free_memory,
     keep_trainable,
     load_base,
     quantization_config,
     resolve_model,
 )
 from seekr_lite.model.soft_prompts import prompt_config
-from seekr_lite.recipe.problems import nearest
 from seekr_lite.runs.cards import export_card
 from seekr_lite.tools.models import with_adapter, with_snapshot
 
@@ -146,7 +145,8 @@ def export(
             as_trained=Agreement.of(reloaded, trained),
         )
         _refuse_if_off(done)
-        (target / "README.md").write_text(export_card(folder.record, stage, settings, done), encoding="utf-8")
+        card = export_card(folder.record, stage, done.after, settings, done.merge, done.dtype, describe_check(done))
+        (target / "README.md").write_text(card, encoding="utf-8")
         for file in target.iterdir():
             file.chmod(0o644)  # safetensors makes files that nobody else can read
         advance(1)
@@ -264,3 +264,15 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tens
             output = model(input_ids=ids, use_cache=False, logits_to_keep=last)
             found.append(output.logits[0, -last:].float().cpu())
     return found
+
+
+def describe_check(done: Export) -> str:
+    """What reloading the folder showed, in words."""
+    made, trained = done.as_made, done.as_trained
+    text = (
+        f"its logits differ by up to {trained.largest_difference:.2g} (of up to {trained.largest_logit:.3g}) from "
+        f"those of the run's own model, and {trained.same_choice:.0%} of the next tokens are the same"
+    )
+    if done.merge != "none":
+        text += f"; merging itself changed them by up to {made.largest_difference:.2g}"
+    return text

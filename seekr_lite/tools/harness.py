@@ -16,14 +16,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.errors import UserError, shown
+from seekr_lite.common.errors import UserError, nearest, shown
 from seekr_lite.common.files import user_path
 from seekr_lite.common.packages import load_extra
 from seekr_lite.common.progress import Listener
 from seekr_lite.data.readers import SAFE_BUILDERS
 from seekr_lite.data.rows import read_text
-from seekr_lite.recipe.problems import nearest
-from seekr_lite.tools.models import RunModels, find_stages, model_name
+from seekr_lite.runs.folder import find_stages, model_name
+from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:
     from seekr_lite.runs.folder import RunFolder

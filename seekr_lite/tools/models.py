@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.recipe.problems import nearest
+from seekr_lite.runs.folder import Stage
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
     from seekr_lite.recipe.recipe import Recipe
     from seekr_lite.runs.folder import RunFolder
-
-
-BARE_BASE = "base"
-Stage = int | None  # the model after this stage; None: the bare base
 
 
 class RunModels:
@@ -68,35 +64,6 @@ class RunModels:
 def _outer(name: str, tensor: torch.Tensor) -> int:
     """The size of the base's side of an adapter's matrix, or of a prompt; the other side is the rank."""
     return tensor.shape[0 if ".lora_B." in name else 1] if tensor.dim() == 2 else -1
-
-
-def find_stages(folder: RunFolder, after: Sequence[str]) -> list[Stage]:
-    """The stages that learned these tasks; "base" is the bare base, where no task is called so.
-
-    Raises:
-        UserError: the run has learned no such task.
-    """
-    learned = [task for stage in folder.record.stages for task in stage.tasks]
-    return [None if name == BARE_BASE and name not in learned else folder.stage_after(name) for name in after]
-
-
-def model_name(folder: RunFolder, stage: Stage) -> str:
-    """The model in words: the task after which it is, or the bare base."""
-    if stage is None:
-        return "(bare base)"
-    tasks = folder.record.stages[stage].tasks
-    return tasks[0] if len(tasks) == 1 else "all tasks"
-
-
-def find_tasks(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
-    """These tasks of the run's recipe, by default all. Raises `UserError` where it has no such task."""
-    known = folder.recipe().data.tasks
-    for task in tasks:
-        if task not in known:
-            raise UserError(
-                f'task "{task}": this run has {", ".join(known)}{nearest(task, known)} (another data set: --data)'
-            )
-    return list(tasks or known)
 
 
 @dataclass

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.files import json_text, read_json
+from seekr_lite.runs.cards import check_hub_id
 
 if TYPE_CHECKING:
     from seekr_lite.model.snapshots import Snapshot
     from seekr_lite.runs.folder import RunFolder
+
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 ALSO_THERE = ".gitattributes"  # the hub's own, in every repository
@@ -106,18 +108,6 @@ def push(
     }
     planned = Push(to, private, folder.record.stages[stage].tasks[-1], base, contents)
     return _send(planned) if send else planned
-
-
-def check_hub_id(name: str, option: str) -> None:
-    """Raises `UserError` where no model of the hub can be called so."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in its documentation
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{option} {name}: this is no id of the hub, such as owner/name: {reason}") from None
 
 
 def _base_model(folder: RunFolder, given: str | None) -> str:

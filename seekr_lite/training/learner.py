@@ -24,9 +24,8 @@ from seekr_lite.common.progress import Listener
 from seekr_lite.common.seeds import generator_for, seed_for
 from seekr_lite.common.stopping import StopRequest
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
-from seekr_lite.data.readers import check_metrics
 from seekr_lite.data.task import Example, Task
-from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, evaluate_task
+from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, check_metrics, evaluate_task
 from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations, scoreboard
 from seekr_lite.methods.memory import ReplayRow, choose_samples
 from seekr_lite.methods.method import Method, TaskState
@@ -35,7 +34,7 @@ from seekr_lite.model.base import Base, checkpoint_activations, load_base
 from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.training.micro_batches import MicroBatches, random_states, restore_random_states
-from seekr_lite.training.optimizers import make_optimizer
+from seekr_lite.training.optimizers import learning_rate_factor, make_optimizer
 from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
 from seekr_lite.training.step_gradients import StepGradients
 from seekr_lite.training.step_log import StepLog, StepRows, stopped_by, stops
@@ -298,16 +297,3 @@ class Learner:
             self.method.name,
             self.recipe.run.seed,
         )
-
-
-def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
-    """The share of the peak learning rate at `step` of `total`: a linear warm-up, then the schedule."""
-    warm = round(warmup * total)
-    if step < warm:
-        return (step + 1) / warm
-    progress = (step - warm) / max(1, total - warm)
-    if schedule == "linear":
-        return max(0.0, 1.0 - progress)
-    if schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-    return 1.0

@@ -13,12 +13,12 @@ from typing import TypeVar
 import torch
 
 from seekr_lite.common.errors import UserError
+from seekr_lite.common.memory import is_out_of_memory
 from seekr_lite.common.progress import Listener
 from seekr_lite.data.batch import split_by_cost
 
 Result = TypeVar("Result")
 RandomStates = tuple[torch.Tensor, torch.Tensor | None]  # of the host and of the device
-
 # What a pass costs whatever it holds, in tokens. A pass dequantises each weight: some 4.5 bytes of traffic, beside 2
 # operations a token. A consumer GPU (1 TB/s, 70 to 160 TFLOPS) passes 160 to 370 tokens in that time; a CPU with two
 # threads and SmolLM2 was seen to pass about 80 (`benchmarks/train_throughput.py`'s base; 64 to 256 tokens a pass).
@@ -75,11 +75,6 @@ class MicroBatches:
             f"out of memory: from now on {self.tokens} tokens pass at once, not {before} (train.micro_batch_tokens). "
             "Slower, with the same result"
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch ran out of memory, on a GPU or the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on a CPU
 
 
 def random_states() -> RandomStates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -33,3 +34,16 @@ def make_optimizer(
         parameters, lr=learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
     )
     return made
+
+
+def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
+    """The share of the peak learning rate at `step` of `total`: a linear warm-up, then the schedule."""
+    warm = round(warmup * total)
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, total - warm)
+    if schedule == "linear":
+        return max(0.0, 1.0 - progress)
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return 1.0

@@ -11,18 +11,18 @@ from seekr_lite.common.html_page import breakable, contents, page, section, size
 from seekr_lite.common.svg_charts import Bar, bar_chart, nice_ticks
 from seekr_lite.evaluation.scoreboard import show
 from seekr_lite.runs.contents import replay_store
-from seekr_lite.tools.compare.comparison import is_setting
+from seekr_lite.tools.compare.figures import is_setting
 from seekr_lite.tools.report.run_facts import RunFacts
 from seekr_lite.tools.report.scores_section import FIGURES, matrix_table
 
 if TYPE_CHECKING:
-    from seekr_lite.runs.runner import Run
+    from seekr_lite.runs.folder import RunFolder
 
 SHOWN = ("op", "bwt", "forgetting", "nll")
 OUTPUT = "run.output"
 
 
-def compare_html(runs: Sequence[Run]) -> str:
+def compare_html(runs: Sequence[RunFolder]) -> str:
     """The whole document. Unfinished runs are shown with what they have.
 
     Raises:
@@ -44,7 +44,7 @@ def compare_html(runs: Sequence[Run]) -> str:
     return page(title, header, "\n".join(section(*one) for one in sections), footer)
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[RunFolder]) -> list[str]:
     """Folder names; whole paths, and numbers, where these would be the same."""
     names = [run.path.resolve().name for run in runs]
     if len(set(names)) < len(names):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from seekr_lite.common.errors import Interrupted, UserError
 from seekr_lite.common.files import user_path
+from seekr_lite.common.memory import free_memory
 from seekr_lite.common.progress import Advance, Listener
 from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations
 from seekr_lite.methods.registry import method_class
-from seekr_lite.model.base import free_memory
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.checks import check_continues
 from seekr_lite.runs.folder import RunFolder
-from seekr_lite.runs.runner import Run, open_run, run
+from seekr_lite.runs.runner import run_recipe
 from seekr_lite.tools.compare.comparison import Comparison
 
 
@@ -42,7 +42,7 @@ class PlannedRun:
 
 
 def compare(
-    *what: Run | Recipe | str | Path,
+    *what: Recipe | str | Path,
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
     output: str | Path | None = None,
@@ -52,7 +52,7 @@ def compare(
     """Compares runs; or makes the runs of several methods and seeds from one recipe, and compares these.
 
     Args:
-        what: runs or their folders; or one recipe, or the path of a recipe file.
+        what: the folders of runs; or one recipe, or the path of a recipe file.
         methods: with a recipe: the methods to compare, by default the recipe's own.
         seeds: with a recipe: the seeds of each method, by default the recipe's own.
         output: with a recipe: the folder of the runs, each in `method-seed`; by default `runs/compare-NAME`. What is
@@ -68,7 +68,7 @@ def compare(
     if not recipes:
         if methods or seeds or output is not None or overrides:
             raise UserError("compare: methods, seeds, output and changed keys go with one recipe, not with runs")
-        return Comparison.of([(one if isinstance(one, Run) else open_run(one)).folder for one in _runs(what)])
+        return Comparison.of([RunFolder.open(one) for one in what if not isinstance(one, Recipe)])
     if len(what) > 1:
         raise UserError("compare: name one recipe, or any number of runs")
     planned = plan_runs(_recipe(recipes[0], overrides), methods, seeds, output or default_output(recipes[0]))
@@ -109,7 +109,7 @@ def make_runs(planned: Sequence[PlannedRun], listener: Listener | None = None) -
         title = f"run {number} of {len(to_do)}: {one.method}, seed {one.seed}"
         listener.say(f"{title} (in {one.path})")
         try:
-            run(one.recipe, output=one.path, listener=_Titled(title, listener))
+            run_recipe(one.recipe, output=one.path, listener=_Titled(title, listener))
         except Interrupted as stop:
             raise Interrupted(f"{stop} ({title})", stop.exit_code) from None
         free_memory()  # two bases are never held at once
@@ -135,9 +135,9 @@ def commands(recipe: Path, planned: Sequence[PlannedRun], overrides: Sequence[st
     ]
 
 
-def default_output(recipe: Run | Recipe | str | Path) -> Path:
+def default_output(recipe: Recipe | str | Path) -> Path:
     """Where the runs of a comparison go if nobody says where."""
-    return Path("runs") / ("compare" if isinstance(recipe, Recipe | Run) else f"compare-{Path(recipe).stem}")
+    return Path("runs") / ("compare" if isinstance(recipe, Recipe) else f"compare-{Path(recipe).stem}")
 
 
 def _holds_all(folder: RunFolder, recipe: Recipe) -> bool:
@@ -157,13 +157,8 @@ def _is_recipe_file(what: object) -> bool:
     return isinstance(what, str | Path) and not user_path(what).is_dir() and Path(what).suffix == ".toml"
 
 
-def _recipe(what: Run | Recipe | str | Path, overrides: Sequence[str]) -> Recipe:
-    assert not isinstance(what, Run)
+def _recipe(what: Recipe | str | Path, overrides: Sequence[str]) -> Recipe:
     return what if isinstance(what, Recipe) else Recipe.from_toml(what, overrides)
-
-
-def _runs(what: Sequence[Run | Recipe | str | Path]) -> Iterator[Run | str | Path]:
-    yield from (one for one in what if not isinstance(one, Recipe))
 
 
 class _Titled(Listener):

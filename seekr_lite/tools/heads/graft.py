@@ -11,7 +11,7 @@ import torch
 from seekr_lite.attention.graft import MapGraft
 from seekr_lite.attention.selection import Head
 from seekr_lite.attention.tap import HeadRecorder, Recorder, all_heads, tap
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.progress import Advance, Listener, ignore
 from seekr_lite.common.seeds import generator_for
 from seekr_lite.data.batch import Batch, collate, split_by_tokens
@@ -21,7 +21,6 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import load_base
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.losses import answer_cross_entropy_sum
-from seekr_lite.recipe.problems import nearest
 from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.heads.study import read_task, score_task_heads
 
@@ -171,11 +170,9 @@ def _chosen_heads(folder: RunFolder, tasks: Sequence[str], listener: Listener) -
     if folder.holds_heads:
         heads = Heads.of_run(folder)
         return {task: heads.of(task).chosen for task in tasks}
-    from seekr_lite.runs.runner import Run
-
-    run = Run(folder.path)
+    recipe = folder.recipe()
     return {
-        task: score_task_heads(run.recipe, task, run=run, after=task, listener=listener).heads.of(task).chosen
+        task: score_task_heads(recipe, task, run=folder, after=task, listener=listener).heads.of(task).chosen
         for task in tasks
     }
 

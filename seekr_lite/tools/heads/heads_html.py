@@ -10,11 +10,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from seekr_lite.common.svg_charts import heatmap_axes
-from seekr_lite.tools.heads.heads import shades
 from seekr_lite.tools.heads.heads_table import ranges
+from seekr_lite.tools.heads.scores import shades
 
 if TYPE_CHECKING:
-    from seekr_lite.tools.heads.heads import Heads, TaskHeads
+    from seekr_lite.tools.heads.scores import ChoiceChange, TaskHeads
 
 CELL = 14  # pixels
 SMALL = 220  # pixels; a heatmap of a small model is drawn up to this width
@@ -41,31 +41,30 @@ body{margin:2em auto;max-width:90em;padding:0 1em;color:#1b1b1b;background:#fff}
 """
 
 
-def heads_page(heads: Heads) -> str:
+def heads_page(tasks: Sequence[TaskHeads], changes: Sequence[ChoiceChange]) -> str:
     """A whole HTML document: every task with every measure."""
     title = "Attention heads"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{PAGE_STYLE}</style></head><body>\n{heads_fragment(heads, heads.tasks, title)}</body></html>\n"
+        f"<style>{PAGE_STYLE}</style></head><body>\n{heads_fragment(tasks, changes, title)}</body></html>\n"
     )
 
 
-def heads_fragment(heads: Heads, tasks: Sequence[TaskHeads], title: str = "") -> str:
-    """The sections of some tasks, and how the choice moved over all. Everything that comes from data is escaped."""
+def heads_fragment(tasks: Sequence[TaskHeads], changes: Sequence[ChoiceChange], title: str = "") -> str:
+    """The sections of some tasks, and how the choice moved. Everything that comes from data is escaped."""
     headline = f"<h1>{escape(title)}</h1>" if title else ""
     note = (
         "<p>A cell is a head; its strength is the square root of its share of the largest value. "
         "Framed cells are the chosen heads. Point at a cell to read its value.</p>"
     )
     sections = "".join(_section(task) for task in tasks)
-    return f'<div class="heads"><style>{STYLE}</style>{headline}{note}{_changes(heads)}{sections}</div>'
+    return f'<div class="heads"><style>{STYLE}</style>{headline}{note}{_changes(changes)}{sections}</div>'
 
 
-def _changes(heads: Heads) -> str:
+def _changes(changes: Sequence[ChoiceChange]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(one.before)} → {escape(one.after)}</td><td>{one.jaccard:.2f}</td></tr>"
-        for one in heads.change()
+        f"<tr><td>{escape(one.before)} → {escape(one.after)}</td><td>{one.jaccard:.2f}</td></tr>" for one in changes
     )
     if not rows:
         return ""

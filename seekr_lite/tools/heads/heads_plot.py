@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.common.packages import load_extra
 
 if TYPE_CHECKING:
-    from seekr_lite.tools.heads.heads import TaskHeads
+    from seekr_lite.tools.heads.scores import TaskHeads
 
 INCHES_PER_CELL = 0.26
 

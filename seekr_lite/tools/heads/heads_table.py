@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.tools.heads.heads import shades
+from seekr_lite.tools.heads.scores import shades
 
 if TYPE_CHECKING:
     from seekr_lite.runs.contents import TaskStore
-    from seekr_lite.tools.heads.heads import ChoiceChange, TaskHeads
+    from seekr_lite.tools.heads.scores import ChoiceChange, TaskHeads
 
 HEADS_PER_BLOCK = 32  # two characters a head: a block fits 80 columns
 COLUMN_MARK = 4  # every so many heads a number stands above

@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING
 import torch
 
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.progress import Listener
 from seekr_lite.data.encoding import encode_task_rows
-from seekr_lite.data.readers import gather_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
 from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import Base, load_base
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.snapshots import Snapshot
-from seekr_lite.recipe.problems import nearest
 from seekr_lite.runs.checks import check_against_base
-from seekr_lite.tools.heads.heads import Heads, TaskHeads
+from seekr_lite.runs.tasks import gather_tasks
+from seekr_lite.tools.heads.heads import Heads
+from seekr_lite.tools.heads.scores import TaskHeads
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import AdapterSettings, Recipe
     from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.runner import Run
 
 # On a SuperNI task with SmolLM2 135M, ranks of 8 rows correlate 0.999 with those of 48; each costs a backward pass.
 DEFAULT_ROWS = 8
@@ -44,7 +43,7 @@ def score_task_heads(
     recipe: Recipe,
     task: str,
     rows: int = DEFAULT_ROWS,
-    run: Run | None = None,
+    run: RunFolder | None = None,
     after: str | None = None,
     listener: Listener | None = None,
 ) -> HeadStudy:
@@ -64,9 +63,9 @@ def score_task_heads(
         raise UserError(f'after "{after}": the bare base is scored, which has learned nothing; name a run (--run) too')
     if run is not None:
         check_same_base(recipe, run)
-        if run.folder.load_snapshot(run.folder.stage_after(after)).is_prompt:
+        if run.load_snapshot(run.stage_after(after)).is_prompt:
             raise UserError(f"{run.path}: this run trains a soft prompt; heads are scored of LoRA adapters")
-    found = read_task(recipe, task, None if run is None else run.folder)
+    found = read_task(recipe, task, run)
     if not found.train:
         raise UserError(f"task {task}: there are no training rows to score heads on")
     check_against_base(recipe)
@@ -75,8 +74,8 @@ def score_task_heads(
         adapters.start_task()  # a fresh LoRA adds nothing: this is the bare base
         model = "the bare base"
     else:
-        adapters, before = adapters_for_scoring(run.folder, load_base(run.recipe.base), after)
-        model = f"{run.path} after {run.folder.record.stages[run.folder.stage_after(after)].tasks[-1]}"
+        adapters, before = adapters_for_scoring(run, load_base(run.recipe().base), after)
+        model = f"{run.path} after {run.record.stages[run.stage_after(after)].tasks[-1]}"
     samples = encode_task_rows(adapters.base.tokenizer, found.train[:rows], recipe.data)
     listener = listener or Listener()
     with listener.phase(f"scoring heads on {task}", len(samples) * (1 if run is None else 2)) as advance:
@@ -99,9 +98,9 @@ def read_task(recipe: Recipe, name: str, folder: RunFolder | None) -> Task:
     return gather_tasks(recipe.model_copy(update={"data": data}), folder, ())[0]
 
 
-def check_same_base(recipe: Recipe, run: Run) -> None:
+def check_same_base(recipe: Recipe, run: RunFolder) -> None:
     """Raises `UserError` where the run's adapters do not belong to the recipe's base."""
-    own = run.recipe.base.model
+    own = run.recipe().base.model
     if recipe.base.model != own:
         raise UserError(
             f"{run.path}: this run's adapters belong to the base {own}, and base.model of the recipe is "

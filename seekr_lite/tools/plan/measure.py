@@ -13,16 +13,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
+from seekr_lite.common.memory import free_memory, limit_memory
 from seekr_lite.common.progress import Advance, Listener
-from seekr_lite.model.base import (
-    Base,
-    avoid_cudnn_attention,
-    choose_device,
-    choose_dtype,
-    free_memory,
-    keep_trainable,
-    limit_memory,
-)
+from seekr_lite.model.base import Base, avoid_cudnn_attention, choose_device, choose_dtype, keep_trainable
 from seekr_lite.tools.plan.configs import model_config
 from seekr_lite.tools.plan.costs import Speed
 from seekr_lite.tools.plan.weights import quantised_layers

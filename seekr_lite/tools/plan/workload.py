@@ -62,7 +62,7 @@ def read_workload(recipe: Recipe) -> Workload:
     Raises:
         UserError: the data is here and something is wrong with it.
     """
-    from seekr_lite.data.readers import gather_tasks
+    from seekr_lite.runs.tasks import gather_tasks
 
     limits = RowLength(recipe.data.max_prompt_tokens, recipe.data.max_answer_tokens)
     if not _is_here(recipe):

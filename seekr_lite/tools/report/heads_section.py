@@ -12,7 +12,8 @@ from seekr_lite.tools.heads.heads_table import ranges
 from seekr_lite.tools.report.run_facts import RunFacts
 
 if TYPE_CHECKING:
-    from seekr_lite.tools.heads.heads import Heads, TaskHeads
+    from seekr_lite.tools.heads.heads import Heads
+    from seekr_lite.tools.heads.scores import TaskHeads
 
 MEANINGS = {
     "importance": "sensitivity × forgettability, summed over the tasks so far",
@@ -63,7 +64,7 @@ def _panel(task: TaskHeads, index: int) -> str:
 
 
 def _figure(task: TaskHeads, name: str) -> str:
-    from seekr_lite.tools.heads.heads import shades
+    from seekr_lite.tools.heads.scores import shades
 
     values = task.measures[name]
     label = f"{name} of {values.shape[0]} layers times {values.shape[1]} heads after {task.task}"

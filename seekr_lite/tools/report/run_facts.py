@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe
     from seekr_lite.runs.folder import RunFolder
     from seekr_lite.runs.record import RunRecord
-    from seekr_lite.runs.runner import Run
 
 NAMED = 6  # so many missing tests are named
 
@@ -39,8 +38,7 @@ class RunFacts:
     trouble: tuple[str, ...]
 
     @classmethod
-    def of(cls, run: Run) -> RunFacts:
-        folder = run.folder
+    def of(cls, folder: RunFolder) -> RunFacts:
         recipe, trouble = folder.recipe(), []
         scores = None
         if SCORES_FILE in folder.record.files:

@@ -17,14 +17,14 @@ from seekr_lite.tools.report.scores_section import curves_content, scores_conten
 from seekr_lite.tools.report.step_curves import PHASES
 
 if TYPE_CHECKING:
-    from seekr_lite.runs.runner import Run
+    from seekr_lite.runs.folder import RunFolder
 
 Content = Callable[[RunFacts], str]
 
 
-def run_html(run: Run) -> str:
+def run_html(folder: RunFolder) -> str:
     """The whole document. Works for unfinished runs too: each section says what it lacks."""
-    facts = RunFacts.of(run)
+    facts = RunFacts.of(folder)
     parts = [section(name, title, content(facts)) for name, title, content in SECTIONS]
     title = f"{text(facts.name)}: {text(facts.method)}"
     navigation = contents([(name, title) for name, title, _ in SECTIONS])

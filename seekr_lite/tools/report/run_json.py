@@ -10,17 +10,17 @@ from seekr_lite.runs.contents import replay_store
 from seekr_lite.tools.report.run_facts import RunFacts
 
 if TYPE_CHECKING:
-    from seekr_lite.runs.runner import Run
+    from seekr_lite.runs.folder import RunFolder
 
 
-def run_json(run: Run) -> dict[str, Any]:
+def run_json(folder: RunFolder) -> dict[str, Any]:
     """All of the page but the predictions, which lie as JSON lines in the run folder. Works for unfinished runs too.
 
     scores: as in `scores.json`, with the general texts that were measured since. losses: means over `window` steps of
     one task, as they are drawn. costs: by task. phases: the same run by phase, as far as the log has it. problems:
     files that should be there and cannot be read.
     """
-    facts = RunFacts.of(run)
+    facts = RunFacts.of(folder)
     problems = list(facts.trouble)
     return {
         "run": facts.name,
