@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import Listener, current_listener
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.recipe.recipe import Recipe
@@ -74,7 +74,8 @@ class Run:
         """How much of an old task's loss comes back with its old attention maps; by default of every old task."""
         from seekr_lite.tools.heads.graft import graft_heads
 
-        return graft_heads(self.folder, task, listener)
+        with current_listener.set_to(listener):
+            return graft_heads(self.folder, task)
 
     def evaluate(
         self,
@@ -87,7 +88,8 @@ class Run:
         """Tests models of the run on its tasks or another data set; writes nothing. See `run_evaluation.py`."""
         from seekr_lite.tools.evaluate import evaluate_run
 
-        return evaluate_run(self.folder, after, tasks, data, overrides, listener)
+        with current_listener.set_to(listener):
+            return evaluate_run(self.folder, after, tasks, data, overrides)
 
     def general_likelihood(
         self, file: str | Path, after: Sequence[str] = (), listener: Listener | None = None
@@ -95,7 +97,8 @@ class Run:
         """The likelihood of a general text before and after each task; see `general_text.general_likelihood`."""
         from seekr_lite.tools.general_text import general_likelihood
 
-        return general_likelihood(self.folder, file, after, listener)
+        with current_listener.set_to(listener):
+            return general_likelihood(self.folder, file, after)
 
     def harness_scores(
         self,
@@ -107,7 +110,8 @@ class Run:
         """Tasks of lm-evaluation-harness on models of the run; see `seekr_lite.tools.harness`."""
         from seekr_lite.tools.harness import harness_scores
 
-        return harness_scores(self.folder, tasks, after, limit, listener)
+        with current_listener.set_to(listener):
+            return harness_scores(self.folder, tasks, after, limit)
 
     def export(
         self, to: str | Path, after: str | None = None, merge: str = "none", listener: Listener | None = None
@@ -115,7 +119,8 @@ class Run:
         """Writes the model after a task to a folder of its own, for other programs; see `seekr_lite.tools.export`."""
         from seekr_lite.tools.export import export
 
-        return export(self.folder, to, after, merge, listener)
+        with current_listener.set_to(listener):
+            return export(self.folder, to, after, merge)
 
     def push(
         self,
@@ -208,9 +213,11 @@ def run(
             once mended, it goes on from there.
         Interrupted: SIGTERM or SIGINT came; the same call goes on from there.
     """
+    from seekr_lite.common.console import Console
     from seekr_lite.runs.runner import run_recipe
 
-    return Run(run_recipe(recipe, output, overrides, listener, tasks, fresh).path)
+    with current_listener.set_to(listener or Console()):
+        return Run(run_recipe(recipe, output, overrides, tasks, fresh).path)
 
 
 def open_run(path: str | Path) -> Run:
@@ -230,10 +237,12 @@ def compare(
 
     Args and errors are those of `seekr_lite.tools.compare.grid.compare`; a run may be given as a `Run`, too.
     """
+    from seekr_lite.common.console import Console
     from seekr_lite.tools.compare.grid import compare as compare_paths
 
     paths = [one.path if isinstance(one, Run) else one for one in what]
-    return compare_paths(*paths, methods=methods, seeds=seeds, output=output, overrides=overrides, listener=listener)
+    with current_listener.set_to(listener or Console()):
+        return compare_paths(*paths, methods=methods, seeds=seeds, output=output, overrides=overrides)
 
 
 def score_task_heads(
@@ -252,4 +261,5 @@ def score_task_heads(
     from seekr_lite.tools.heads.study import score_task_heads as score
 
     folder = None if run is None else run.folder
-    return score(recipe, task, DEFAULT_ROWS if rows is None else rows, folder, after, listener)
+    with current_listener.set_to(listener):
+        return score(recipe, task, DEFAULT_ROWS if rows is None else rows, folder, after)

@@ -35,10 +35,7 @@ def step_gradients(
     learner.adapters.model.train()
     with tap(learner.base.model):
         gradients = StepGradients(
-            learner.method,
-            learner.adapters,
-            MicroBatches(learner.recipe.train.micro_batch_tokens, Listener()),
-            replay_weight,
+            learner.method, learner.adapters, MicroBatches(learner.recipe.train.micro_batch_tokens), replay_weight
         )
         gradients(step or Step(tuple(range(6)), tuple(range(len(old)))), rows, old)
     return [parameter.grad for parameter in learner.adapters.trainable_parameters() if parameter.grad is not None]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import Listener, current_listener
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.training.learner import Learner
@@ -79,13 +79,15 @@ def gradients_of_a_step(recipe: Recipe, room: int) -> tuple[list[torch.Tensor], 
     from seekr_lite.training.step_gradients import StepGradients
 
     said = Said()
-    learner = Learner(recipe, listener=said)
+    learner = Learner(recipe)
     task = gather_tasks(recipe, None, ())[0]
     learner.adapters.start_task()
     rows = learner._encode(task.train[:12])
     SmallCard(learner.base.model, room)
     learner.adapters.model.train()
-    StepGradients(learner.method, learner.adapters, learner.micro_batches, 1.0)(Step(tuple(range(12))), rows, [])
+    gradients = StepGradients(learner.method, learner.adapters, learner.micro_batches, 1.0)
+    with current_listener.set_to(said):
+        gradients(Step(tuple(range(12))), rows, [])
     return [p.grad for p in learner.adapters.trainable_parameters() if p.grad is not None], said
 
 
@@ -109,7 +111,7 @@ def test_other_errors_are_not_swallowed() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        MicroBatches(100, Listener()).fit(fail, [10], lambda: None)
+        MicroBatches(100).fit(fail, [10], lambda: None)
 
 
 def test_random_numbers_are_drawn_again() -> None:
@@ -121,5 +123,5 @@ def test_random_numbers_are_drawn_again() -> None:
             raise torch.OutOfMemoryError("full")
         return drawn[-1]
 
-    MicroBatches(100, Listener()).fit(step, [10, 10], lambda: None)
+    MicroBatches(100).fit(step, [10, 10], lambda: None)
     assert drawn[0] == drawn[1]

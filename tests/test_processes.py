@@ -24,9 +24,9 @@ import seekr_lite as sl
 from benchmarks.processes import ARITHMETICS, adapters_difference, compared, work
 from seekr_lite.cli.app import app
 from seekr_lite.common.errors import Interrupted, Stopped, UserError
-from seekr_lite.common.processes import Processes
+from seekr_lite.common.processes import Processes, current_processes
 from seekr_lite.common.progress import Listener
-from seekr_lite.common.stopping import StopRequest
+from seekr_lite.common.stopping import StopRequest, stop_signals
 from seekr_lite.methods.method import LossTerm
 from seekr_lite.recipe.method_names import METHODS
 from seekr_lite.recipe.recipe import Recipe
@@ -167,20 +167,22 @@ def test_a_step_adds_up_gradients_terms_and_signals() -> None:
     """One process has met a term that the other has not, and a parameter that none has reached has no gradient."""
 
     def step() -> tuple[Any, ...]:
-        stop = StopRequest()
-        processes = Processes.launched(CPU, stop)
-        index = processes.index
+        processes = Processes.launched(CPU)
+        with current_processes.set_to(processes), stop_signals(alone=False) as stop:
+            return one_step(processes.index, stop)
+
+    def one_step(index: int, stop: StopRequest) -> tuple[Any, ...]:
         reached, mine, nobody = (Parameter(torch.zeros(2, dtype=torch.bfloat16)) for _ in range(3))
         reached.grad = torch.full((2,), 1.0 + index, dtype=torch.bfloat16)
         if index == 1:
             mine.grad = torch.full((2,), 5.0, dtype=torch.bfloat16)
-            stop.hear(signal.SIGTERM)
+            stop.receive(signal.SIGTERM)
         terms = TermValues()
         terms.add(LossTerm("both", torch.tensor(1.0 + index)))
         terms.add(LossTerm(f"only {index}", torch.tensor(10.0)))
         terms.norms[f"only {index}"] = torch.tensor(0.5)
         requested = stop.requested
-        add_up = StepSum(processes, [reached, mine, nobody])
+        add_up = StepSum([reached, mine, nobody])
         add_up(terms, with_norms=True)
         gradients = [None if one.grad is None else one.grad.tolist() for one in (reached, mine, nobody)]
         values = {name: float(value) for name, value in terms.values.items()}

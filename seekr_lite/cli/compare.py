@@ -41,8 +41,9 @@ def compare_command(
     With a recipe, every method is run with every seed first, in OUTPUT/METHOD-SEED. What is finished there is taken as
     it is, what is unfinished goes on.
     """
+    from seekr_lite.api import compare
     from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.tools.compare.grid import commands, compare, default_output, plan_runs
+    from seekr_lite.tools.compare.grid import commands, default_output, plan_runs
 
     chosen, numbers, changed = comma_list(methods), _seeds(seeds), overrides or []
     if print_commands:

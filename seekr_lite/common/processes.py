@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from seekr_lite.common.ambient import Ambient
 from seekr_lite.common.errors import Stopped, UserError
+from seekr_lite.common.stopping import current_stop
 
 if TYPE_CHECKING:
     import torch
-
-    from seekr_lite.common.stopping import StopRequest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +32,6 @@ class Processes:
         count: of all processes, on all machines.
         device: where its tensors live; None: wherever the recipe says.
         group: the torch.distributed group that carries what lies on the host; None: the default one.
-        stop: what each process has heard of a stop travels with every exchange; this one's, and where all agree.
     """
 
     def __init__(
@@ -41,16 +40,14 @@ class Processes:
         count: int = 1,
         device: torch.device | None = None,
         group: Any = None,
-        stop: StopRequest | None = None,
     ) -> None:
         self.index = index
         self.count = count
         self.device = device
         self.group = group
-        self.stop = stop
 
     @classmethod
-    def launched(cls, device: torch.device, stop: StopRequest | None = None) -> Processes:
+    def launched(cls, device: torch.device) -> Processes:
         """The processes that a launcher has started, on `device` or on a GPU each; `ALONE` where none has.
 
         Raises:
@@ -79,9 +76,7 @@ class Processes:
                 )
             on_host = torch.distributed.get_backend() == "gloo"
             group = None if on_host else torch.distributed.new_group(backend="gloo")
-        if stop is not None:
-            stop.alone = False
-        return cls(state.process_index, state.num_processes, device, group, stop)
+        return cls(state.process_index, state.num_processes, device, group)
 
     @property
     def is_main(self) -> bool:
@@ -115,13 +110,16 @@ class Processes:
                 torch.distributed.all_reduce(tensor)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives, in the order of processes: values that JSON can hold, as JSON gives them back."""
+        """What each process gives, in the order of processes: values that JSON can hold, as JSON gives them back.
+
+        The signal that came to each travels along, so that all of them agree on a stop.
+        """
         if self.count == 1:
             return [value]
         import torch
 
-        heard = self.stop.heard if self.stop is not None else None
-        text = torch.frombuffer(bytearray(json.dumps([value, heard]).encode()), dtype=torch.uint8)
+        stop = current_stop()
+        text = torch.frombuffer(bytearray(json.dumps([value, stop.received]).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
         with _reaching_others():
             torch.distributed.all_gather(sizes, torch.tensor([len(text)]), group=self.group)
@@ -129,8 +127,7 @@ class Processes:
             texts = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
             torch.distributed.all_gather(texts, torch.nn.functional.pad(text, (0, longest - len(text))), self.group)
         read = [json.loads(bytes(one[: int(size)].tolist())) for one, size in zip(texts, sizes, strict=True)]
-        if self.stop is not None:
-            self.stop.agree(signal for _, signal in read)
+        stop.agree(signal for _, signal in read)
         return [one for one, _ in read]
 
     def copy_from_main(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -193,6 +190,7 @@ class Processes:
 
 
 ALONE = Processes()
+current_processes = Ambient("processes", ALONE)
 
 
 def launched_count() -> int:

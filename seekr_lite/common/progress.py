@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from seekr_lite.common.ambient import Ambient
+
 Advance = Callable[[int], None]
 
 
@@ -26,6 +28,9 @@ class Listener:
 
     def say(self, text: str) -> None:
         """A line for the reader."""
+
+
+current_listener = Ambient("listener", Listener())
 
 
 class Listeners(Listener):

@@ -1,4 +1,7 @@
-"""Stopping a run from outside: SIGTERM and SIGINT finish the step, and what is done is kept."""
+"""Stopping a run from outside: SIGTERM and SIGINT finish the step, and what is done is kept.
+
+A signal only raises a flag. What takes long asks it between two units of work: `current_stop().check()`.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,39 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from seekr_lite.common.ambient import Ambient
 from seekr_lite.common.errors import Interrupted, UserError
-from seekr_lite.common.progress import Advance, Listener
 
 EXIT_CODES = {signal.SIGTERM: 3, signal.SIGINT: 130}
 
 
-class StopRequest(Listener):
-    """Whether somebody asked the run to stop. As a listener it stops phases between two units of work.
+class StopRequest:
+    """Whether somebody asked the run to stop.
 
     Where several processes make a run, they stop at the same place: each acts on a signal only once all know of it.
+
+    Args:
+        alone: whether one process makes the run.
     """
 
-    def __init__(self) -> None:
-        self.alone = True  # whether one process makes the run
-        self.heard: signal.Signals | None = None  # what came to this process
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
+        self.received: signal.Signals | None = None  # by this process
         self.signal: signal.Signals | None = None  # what is acted on
 
     @property
     def requested(self) -> bool:
         return self.signal is not None
 
-    def hear(self, number: int) -> None:
+    def receive(self, number: int) -> None:
         """A signal came to this process."""
-        self.heard = signal.Signals(number)
+        self.received = signal.Signals(number)
         if self.alone:
-            self.signal = self.heard
+            self.signal = self.received
 
-    def agree(self, heard: Iterable[int | None]) -> None:
-        """Takes what each process has heard; Ctrl-C counts before SIGTERM, and what was agreed once stays."""
-        numbers = {number for number in heard if number is not None}
+    def agree(self, received: Iterable[int | None]) -> None:
+        """Takes what came to each process; Ctrl-C counts before SIGTERM, and what was agreed once stays."""
+        numbers = {number for number in received if number is not None}
         if numbers and self.signal is None:
             self.signal = signal.SIGINT if signal.SIGINT in numbers else signal.SIGTERM
 
@@ -48,31 +54,33 @@ class StopRequest(Listener):
                 "stopped; everything so far is kept, and the same command goes on from here", EXIT_CODES[self.signal]
             )
 
-    @contextmanager
-    def phase(self, description: str, total: int) -> Iterator[Advance]:
-        yield lambda units: self.check()
+
+current_stop = Ambient("stop", StopRequest())  # this one is never asked to stop
 
 
 @contextmanager
-def stop_signals(request: StopRequest) -> Iterator[None]:
+def stop_signals(alone: bool = True) -> Iterator[StopRequest]:
     """Inside the block the first signal asks to stop, and a second SIGINT ends at once (`KeyboardInterrupt`).
 
-    Outside of the main thread signals cannot be caught; there nothing changes.
+    Outside of the main thread signals cannot be caught; there nobody asks.
+
+    Args:
+        alone: whether one process makes the run.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    request = StopRequest(alone)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if request.heard is not None and number == signal.SIGINT:
+        if request.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.hear(number)
+        request.receive(number)
 
-    before = {number: signal.signal(number, ask) for number in EXIT_CODES}
+    caught = EXIT_CODES if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in caught}
     try:
-        yield
+        with current_stop.set_to(request):
+            yield request
     except (UserError, Interrupted):
-        if not request.alone:  # a launcher ends the rest of a failed run by SIGTERM: it must not cut off what is said
+        if not alone:  # a launcher ends the rest of a failed run by SIGTERM: it must not cut off what is said
             before = {}
         raise
     finally:

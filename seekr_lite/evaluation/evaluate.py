@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.memory import is_out_of_memory
-from seekr_lite.common.processes import ALONE, Processes
+from seekr_lite.common.processes import current_processes
 from seekr_lite.common.progress import Advance
+from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
@@ -56,14 +57,18 @@ def evaluate_task(
     recipe: Recipe,
     advance: Advance,
     draft: PredictionDraft | None = None,
-    processes: Processes = ALONE,
 ) -> TaskResult:
     """Tests the model, as it is set up now, on the task's test rows and validation rows.
+
+    Several processes share the batches; each has the whole result.
 
     Args:
         draft: keeps the predictions as they come, and offers those of an evaluation that was stopped; that of the main
             process alone is asked.
-        processes: share the batches; each has the whole result.
+
+    Raises:
+        Stopped: a batch does not fit into memory.
+        Interrupted: a stop was asked for; the draft has the batches so far.
     """
     from seekr_lite.evaluation.extraction import EXTRACTIONS
     from seekr_lite.evaluation.metrics import METRICS
@@ -77,17 +82,18 @@ def evaluate_task(
     )
     new_tokens = task.max_new_tokens or data.max_answer_tokens
     sources = [row.prompt for row in task.test]
-    draft = draft or PredictionDraft()
+    draft, processes = draft or PredictionDraft(), current_processes()
     known = dict(processes.on_main(lambda: list(draft.known(sources).items())))
     by_row: dict[int, str] = {}
     held_out = encode_task_rows(tokenizer, task.validation, data)
     with _room_for(limits.batch_tokens):
-        for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known, processes):
+        for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known):
             if processes.is_main:
                 draft.add({row: (sources[row], text) for row, text in texts.items() if row not in known})
             by_row |= texts
             advance(len(texts))
-        nll = mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens, processes)
+            current_stop().check()
+        nll = mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens)
     written = [by_row[row] for row in range(len(sources))]
     extract, metric = EXTRACTIONS[task.extraction], METRICS[task.metric]
     answers = [extract(text) for text in written]

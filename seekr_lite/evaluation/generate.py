@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from seekr_lite.common.processes import ALONE, Processes
+from seekr_lite.common.processes import current_processes
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
@@ -34,7 +34,6 @@ def generate(
     max_new_tokens: int,
     batch_tokens: int,
     known: Mapping[int, str],
-    processes: Processes = ALONE,
 ) -> Iterator[dict[int, str]]:
     """What the model answers to each prompt, greedily, up to its end token or `max_new_tokens`; batch by batch.
 
@@ -44,10 +43,10 @@ def generate(
         batch_tokens: rows x (prompt + new tokens) of a batch stay below this.
         known: answers by row from an earlier start; a batch of which all are known is not generated again. (Whole
             batches only: in other company a row's sums may round differently.)
-        processes: take one batch each, and tell each other the answers before the next ones; so each yields all.
 
     Yields:
-        Row number -> answer, for the rows of one batch.
+        Row number -> answer, for the rows of one batch. Several processes take one batch each, and exchange the answers
+        before the next ones; so each yields all.
     """
     if isinstance(model, PromptedModel):
         prompts, model = model.rows_with_prompt(prompts), model.get_base_model()
@@ -57,6 +56,7 @@ def generate(
     for rows in batches:
         if all(row in known for row in rows):
             yield {row: known[row] for row in rows}
+    processes = current_processes()
     left = [rows for rows in batches if not all(row in known for row in rows)]
     for first in range(0, len(left), processes.count):
         at_once = left[first : first + processes.count]
@@ -98,20 +98,14 @@ def transformers_answers(
 
 
 @torch.no_grad()
-def mean_answer_nll(
-    model: Any,
-    rows: Sequence[EncodedExample],
-    pad_token_id: int,
-    batch_tokens: int,
-    processes: Processes = ALONE,
-) -> float | None:
+def mean_answer_nll(model: Any, rows: Sequence[EncodedExample], pad_token_id: int, batch_tokens: int) -> float | None:
     """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows, and where
     it is not finite (an overflow of float16)."""
     from seekr_lite.model.losses import answer_cross_entropy_sum
 
     if not rows:
         return None
-    device = next(model.parameters()).device
+    processes, device = current_processes(), next(model.parameters()).device
     groups = split_by_tokens([len(row.input_ids) for row in rows], batch_tokens)
     sums = []
     for group in processes.share(groups):

@@ -14,7 +14,7 @@ from seekr_lite.attention.importance import (
 )
 from seekr_lite.attention.tap import HeadRecorder, all_heads, tap
 from seekr_lite.common.modes import train_mode_without_dropout
-from seekr_lite.common.processes import ALONE, Processes
+from seekr_lite.common.processes import current_processes
 from seekr_lite.common.progress import Advance, ignore
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
@@ -29,7 +29,6 @@ def score_heads(
     before: int | None,
     after: int,
     queries: Sequence[Sequence[int] | None],
-    processes: Processes = ALONE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sensitivity (normalised over each layer's heads) and forgettability, both `[layers, heads]`, on the host.
 
@@ -37,16 +36,13 @@ def score_heads(
     rows of sample i that forgettability compares, None: all. Several processes share the samples.
     """
     return (
-        head_sensitivity(adapters, samples, processes=processes),
-        head_forgettability(adapters, samples, before, after, queries, processes=processes),
+        head_sensitivity(adapters, samples),
+        head_forgettability(adapters, samples, before, after, queries),
     )
 
 
 def head_sensitivity(
-    adapters: SnapshotSequence,
-    samples: Sequence[EncodedExample],
-    advance: Advance = ignore,
-    processes: Processes = ALONE,
+    adapters: SnapshotSequence, samples: Sequence[EncodedExample], advance: Advance = ignore
 ) -> torch.Tensor:
     """How much the loss of the model as it is set up now hangs on each head, normalised over a layer's heads.
 
@@ -54,10 +50,10 @@ def head_sensitivity(
     """
     found = []
     with tap(adapters.base.model):
-        for batch in _one_by_one(adapters, processes.share(samples)):
+        for batch in _one_by_one(adapters, current_processes().share(samples)):
             found.append(sample_sensitivity(adapters.model, batch))
             advance(1)
-    return normalise_layers(mean_by_layer(_of_all(found, len(samples), adapters, processes), _not_tapped))
+    return normalise_layers(mean_by_layer(_of_all(found, len(samples), adapters), _not_tapped))
 
 
 def head_forgettability(
@@ -67,22 +63,22 @@ def head_forgettability(
     after: int,
     queries: Sequence[Sequence[int] | None],
     advance: Advance = ignore,
-    processes: Processes = ALONE,
 ) -> torch.Tensor:
     """How much each head's map moved between two models: `[layers, heads]`, on the host. See `score_heads`."""
-    found = []
+    found, processes = [], current_processes()
     with tap(adapters.base.model):
         own = processes.share(samples)
         for batch, rows in zip(_one_by_one(adapters, own), processes.share(queries), strict=True):
             found.append(_sample_change(adapters, batch, before, after, rows))
             advance(1)
-    return mean_by_layer(_of_all(found, len(samples), adapters, processes), _not_tapped)
+    return mean_by_layer(_of_all(found, len(samples), adapters), _not_tapped)
 
 
 def _of_all(
-    own: list[dict[int, torch.Tensor]], count: int, adapters: SnapshotSequence, processes: Processes
+    own: list[dict[int, torch.Tensor]], count: int, adapters: SnapshotSequence
 ) -> list[dict[int, torch.Tensor]]:
     """What all processes found of `count` samples, in the order of samples: to the bit, since one alone had each."""
+    processes = current_processes()
     if processes.count == 1:
         return own
     config = adapters.base.model.config.get_text_config()

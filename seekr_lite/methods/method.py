@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.processes import ALONE, Processes
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.model.losses import answer_cross_entropy_sum
@@ -91,7 +90,6 @@ class Method:
     trainings_of_a_new_row: ClassVar[int] = 1  # forward and backward passes in which it learns from one
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
     default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
-    processes: Processes = ALONE  # those that make the run; what is not shared among them, each does
     option_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # the least and the largest value of some of them
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:

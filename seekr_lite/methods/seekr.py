@@ -110,7 +110,7 @@ class Seekr(DarkExperienceReplay):
     def finish_task(self, index: int, samples: Sequence[EncodedExample]) -> None:
         before = index - 1 if index > 0 else None
         queries = [self._queries(index, sample, len(row.input_ids)) for sample, row in enumerate(samples)]
-        sensitivity, forgettability = score_heads(self.adapters, samples, before, index, queries, self.processes)
+        sensitivity, forgettability = score_heads(self.adapters, samples, before, index, queries)
         sensitivities = [*(scores.sensitivity for scores in self.scores), sensitivity]
         forgettabilities = [*(scores.forgettability for scores in self.scores), forgettability]
         importance = accumulated_importance(sensitivities, forgettabilities, self.settings.accumulate)

@@ -31,7 +31,7 @@ from seekr_lite.common.files import (
     writing,
 )
 from seekr_lite.common.packages import versions
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.evaluate import Prediction
 from seekr_lite.recipe.method_names import HEADS_FOLDER, SCORING_METHODS
@@ -290,10 +290,10 @@ class RunFolder:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{folder / 'adapter_config.json'}: damaged: {error!r}") from None
 
-    def checkpoints(self, recipe: Recipe, listener: Listener | None = None) -> CheckpointFile:
-        """The state inside a task; `listener` hears where it is damaged."""
+    def checkpoints(self, recipe: Recipe) -> CheckpointFile:
+        """The state inside a task; the current listener is called where it is damaged."""
         settings, path = recipe.run, self.path / "checkpoint.safetensors"
-        say = (listener or Listener()).say
+        say = current_listener().say
         return CheckpointFile(path, settings.checkpoint_steps, settings.checkpoint_minutes, say)
 
     # ------------------------------------------------------------------ evaluations

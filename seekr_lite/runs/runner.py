@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path, writing
 from seekr_lite.common.memory import TESTING, phase_cost
-from seekr_lite.common.processes import Processes, launched_alone
-from seekr_lite.common.progress import Listener, Listeners
-from seekr_lite.common.stopping import StopRequest, stop_signals
+from seekr_lite.common.processes import Processes, current_processes, launched_alone
+from seekr_lite.common.progress import Listener, Listeners, current_listener
+from seekr_lite.common.stopping import stop_signals
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.scoreboard import planned_evaluations, scoreboard
 from seekr_lite.methods.registry import with_options
@@ -38,32 +38,35 @@ def run_recipe(
     recipe: Recipe | str | Path,
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
-    listener: Listener | None = None,
     tasks: Sequence[Task] = (),
     fresh: bool = False,
 ) -> RunFolder:
     """What `seekr_lite.run` does; returns the folder of the finished run."""
-    from seekr_lite.common.memory import limit_memory
-    from seekr_lite.model.base import choose_device, load_base
-    from seekr_lite.training.learner import Learner
+    from seekr_lite.model.base import choose_device
 
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_toml(recipe, overrides)
     path = user_path(output or recipe.run.output or "runs/run")
     recipe = with_options(recipe.with_(run={"output": str(path)}))  # a run goes on with these, whatever defaults become
-    stop = StopRequest()
-    processes = Processes.launched(choose_device(recipe.base.device), stop)
-    if listener is None:
-        from seekr_lite.common.console import Console
-
-        listener = Console()
+    processes = Processes.launched(choose_device(recipe.base.device))
     if launched_alone():
-        listener.say(
+        current_listener().say(
             "accelerate has started one process: with --cpu it starts no more, whatever --num_processes says. For "
             "several on a CPU: torchrun --nproc_per_node 2 -m seekr_lite run RECIPE"
         )
-    trackers = Trackers(recipe, path, listener.say)
-    listeners = Listeners(listener, LogFile(path / "log.jsonl"), trackers, stop) if processes.is_main else stop
+    trackers = Trackers(recipe, path)
+    listener = Listeners(current_listener(), LogFile(path / "log.jsonl"), trackers) if processes.is_main else Listener()
+    with current_processes.set_to(processes), current_listener.set_to(listener):
+        return run_here(recipe, path, trackers, tasks, fresh)
+
+
+def run_here(recipe: Recipe, path: Path, trackers: Trackers, tasks: Sequence[Task], fresh: bool) -> RunFolder:
+    """Begins or takes up a run in `path`; all that can be refused is refused before a folder is made."""
+    from seekr_lite.common.memory import limit_memory
+    from seekr_lite.model.base import choose_device, load_base
+    from seekr_lite.training.learner import Learner
+
+    processes = current_processes()
     with processes.together():
         check_trackers(recipe.run.trackers)
         RunFolder.check_free(path)
@@ -76,19 +79,19 @@ def run_recipe(
         limit_memory(recipe.run.memory_limit_gb, device)
         base = load_base(recipe.base, device)
         # Before a folder is made: it refuses what a method cannot use.
-        learner = Learner(recipe, base, listeners, stop, processes)
+        learner = Learner(recipe, base)
     with ExitStack() as held:
         with processes.together():
             if processes.is_main:
                 if fresh and RunFolder.is_run(path):
-                    listener.say(f"the run that was in {path} is now in {move_aside(path)}")
+                    current_listener().say(f"the run that was in {path} is now in {move_aside(path)}")
                 held.enter_context(locked(path))
                 folder = prepare_folder(path, recipe, tasks)
                 held.enter_context(trackers)
                 trackers.go_on_after(stage.steps for stage in folder.record.stages)
-        held.enter_context(stop_signals(stop))
-        folder = seen_by_all(path, folder, processes)
-        carry_on(folder, learner, sequence, listeners)
+        held.enter_context(stop_signals(alone=processes.count == 1))
+        folder = seen_by_all(path, folder)
+        carry_on(folder, learner, sequence)
     return folder
 
 
@@ -112,8 +115,9 @@ def prepare_folder(path: Path, recipe: Recipe, tasks: Sequence[Task]) -> RunFold
     return folder
 
 
-def seen_by_all(path: Path, folder: RunFolder | None, processes: Processes) -> RunFolder:
+def seen_by_all(path: Path, folder: RunFolder | None) -> RunFolder:
     """The run folder that the main process has prepared. Raises `UserError` where another one does not see it."""
+    processes = current_processes()
     checksum = processes.on_main(lambda: file_checksum(path / RUN_FILE))
     with processes.together():
         if folder is None or not processes.is_main:
@@ -127,8 +131,9 @@ def seen_by_all(path: Path, folder: RunFolder | None, processes: Processes) -> R
     return folder
 
 
-def by_main(folder: RunFolder, processes: Processes, write: Callable[[], object]) -> None:
+def by_main(folder: RunFolder, write: Callable[[], object]) -> None:
     """The main process writes to the folder; the others wait for it, and read what is recorded now."""
+    processes = current_processes()
     with processes.together():
         if processes.is_main:
             write()
@@ -148,17 +153,17 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
-def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: Listener) -> None:
+def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task]) -> None:
     """Takes a run folder from where it is to the end of its recipe."""
-    joint, recipe, processes = learner.method.joint, learner.recipe, learner.processes
+    joint, recipe, listener = learner.method.joint, learner.recipe, current_listener()
     stages = [tasks] if joint else [[task] for task in tasks]
     planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
     # What was recorded once is made again, too, where the rounds of the longer sequence no longer ask for it.
-    damaged = processes.on_main(lambda: forget_damaged(folder, tasks, listener))
-    by_main(folder, processes, lambda: None)
+    damaged = current_processes().on_main(lambda: forget_damaged(folder, tasks))
+    by_main(folder, lambda: None)
     evaluations = list(dict.fromkeys([*planned, *((after, task) for after, task in damaged)]))
-    checkpoints = folder.checkpoints(recipe, listener)
-    evaluate_after(folder, learner, None, tasks, evaluations, listener)
+    checkpoints = folder.checkpoints(recipe)
+    evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
         if index < len(folder.record.stages):
             learner.restore(stage, folder.load_stage(index, learner.method.state_folder))
@@ -168,12 +173,12 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
             config = learner.adapters.config_of(learned.snapshot)
             card = model_card(name, stage, config, folder.record)
             save = partial(folder.save_stage, name, stage, learned, config, card, learner.method.state_folder)
-            by_main(folder, processes, save)
-            by_main(folder, processes, checkpoints.forget)
+            by_main(folder, save)
+            by_main(folder, checkpoints.forget)
             phases = {cost.phase: cost.to_json() for cost in learned.costs}
             listener.event("stage", stage=index, name=name, steps=learned.steps, seconds=learned.seconds, phases=phases)
         after = len(tasks) - 1 if joint else index
-        evaluate_after(folder, learner, after, tasks, evaluations, listener)
+        evaluate_after(folder, learner, after, tasks, evaluations)
         listener.say(describe_stage(folder, index, after, stage))
     results = {}
     for after_task, task in planned:
@@ -181,17 +186,17 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task], listener: L
         assert record is not None, "every planned evaluation has been made"
         results[(after_task, task)] = (record.score, record.nll)
     scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
-    by_main(folder, processes, lambda: folder.save_scores(scores.to_json()))
-    by_main(folder, processes, checkpoints.forget)
+    by_main(folder, lambda: folder.save_scores(scores.to_json()))
+    by_main(folder, checkpoints.forget)
 
 
-def forget_damaged(folder: RunFolder, tasks: list[Task], listener: Listener) -> list[tuple[int | None, int]]:
+def forget_damaged(folder: RunFolder, tasks: list[Task]) -> list[tuple[int | None, int]]:
     """Evaluations (after, task) whose predictions are damaged or missing: taken out of the record, and told."""
     places = {task.name: index for index, task in enumerate(tasks)}
     damaged = folder.forget_damaged_evaluations()
     for one in damaged:
         path = folder.predictions_path(one.after, one.task)
-        listener.say(f"{path}: damaged or missing; this evaluation is made again")
+        current_listener().say(f"{path}: damaged or missing; this evaluation is made again")
     return [(one.after, places[one.task]) for one in damaged]
 
 
@@ -201,7 +206,6 @@ def evaluate_after(
     after: int | None,
     tasks: list[Task],
     evaluations: list[tuple[int | None, int]],
-    listener: Listener,
 ) -> None:
     """Makes the planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
@@ -209,9 +213,11 @@ def evaluate_after(
             name = tasks[task].name
             with phase_cost(TESTING, learner.base.device) as cost:
                 result = learner.test(task, after, tasks[task], folder.prediction_draft(after, name))
-            by_main(folder, learner.processes, partial(folder.save_evaluation, after, name, result))
+            by_main(folder, partial(folder.save_evaluation, after, name, result))
             took = {cost.phase: cost.to_json()}
-            listener.event("evaluation", after=after, task=name, score=result.score, nll=result.nll, phases=took)
+            current_listener().event(
+                "evaluation", after=after, task=name, score=result.score, nll=result.nll, phases=took
+            )
 
 
 def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task]) -> str:

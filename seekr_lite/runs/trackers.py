@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import read_json, write_json
 from seekr_lite.common.packages import load_extra
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import Listener, current_listener
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe
@@ -42,11 +42,10 @@ class Trackers(Listener):
     Args:
         recipe: names the trackers (`run.trackers`), and is stored with the run at those that keep its settings.
         path: the run folder.
-        warn: hears once of each tracker that fails.
     """
 
-    def __init__(self, recipe: Recipe, path: Path, warn: Callable[[str], None]) -> None:
-        self.recipe, self.path, self.warn = recipe, path, warn
+    def __init__(self, recipe: Recipe, path: Path) -> None:
+        self.recipe, self.path = recipe, path
         self.waiting: list[str] = list(dict.fromkeys(recipe.run.trackers))
         self.running: dict[str, Any] = {}
         self.stage_steps: list[int] = []  # of the finished stages
@@ -80,7 +79,9 @@ class Trackers(Listener):
         except Exception as error:
             self.running.pop(name, None)
             first = str(error).strip().partition("\n")[0] or type(error).__name__
-            self.warn(f"tracker {name}: failed, and the run goes on without it (log.jsonl has everything): {first}")
+            current_listener().say(
+                f"tracker {name}: failed, and the run goes on without it (log.jsonl has everything): {first}"
+            )
 
     def _start(self, name: str, step: int) -> None:
         import torch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError, nearest
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Task
 from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
 from seekr_lite.runs.contents import known_metrics, known_result
@@ -45,7 +45,6 @@ def evaluate_run(
     tasks: Sequence[str] = (),
     data: str | None = None,
     overrides: Sequence[str] = (),
-    listener: Listener | None = None,
 ) -> list[Evaluation]:
     """Tests models of a run; what the run has tested itself is read, not repeated. Nothing is written.
 
@@ -80,19 +79,18 @@ def evaluate_run(
             if record is not None:
                 score, nll, metric = record.score, record.nll, metrics.get(name)
             else:
-                score, nll = _test(models, stage, read[name], recipe, listener or Listener())
+                score, nll = _test(models, stage, read[name], recipe)
                 metric = read[name].metric
             found.append(Evaluation(model_name(folder, stage), name, metric, score, nll, record is not None))
     return found
 
 
-def _test(
-    models: RunModels, stage: Stage, task: Task, recipe: Recipe, listener: Listener
-) -> tuple[float, float | None]:
+def _test(models: RunModels, stage: Stage, task: Task, recipe: Recipe) -> tuple[float, float | None]:
     from seekr_lite.evaluation.evaluate import evaluate_task
 
     what = "the bare base" if stage is None else f"after {model_name(models.folder, stage)}"
-    with models.acting(stage) as model, listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance:
+    title = f"testing {task.name} ({what})"
+    with models.acting(stage) as model, current_listener().phase(title, len(task.test)) as advance:
         result = evaluate_task(model, models.tokenizer, task, recipe, advance)
     return result.score, result.nll
 

@@ -20,7 +20,7 @@ from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.files import json_text, user_folder, user_path, write_tensors
 from seekr_lite.common.memory import free_memory
 from seekr_lite.common.modes import eval_mode
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import current_listener
 from seekr_lite.model.base import (
     Base,
     choose_device,
@@ -101,9 +101,7 @@ class Export:
         }
 
 
-def export(
-    folder: RunFolder, to: str | Path, after: str | None = None, merge: str = "none", listener: Listener | None = None
-) -> Export:
+def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: str = "none") -> Export:
     """Writes the model after the task `after` (by default the last) to a new folder.
 
     Args:
@@ -114,7 +112,7 @@ def export(
         UserError: `to` exists or cannot be written, no such merge or task, a damaged adapter, or a folder whose logits
             are not those of the model that it was made from (nothing is left of it).
     """
-    to, listener = user_path(to), listener or Listener()
+    to = user_path(to)
     if merge not in MERGES:
         raise UserError(f'merge "{merge}": allowed: {", ".join(MERGES)}{nearest(merge, MERGES)}')
     stage = folder.stage_after(after)
@@ -125,7 +123,8 @@ def export(
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
     texts = _probe_texts(folder)
     # One model at a time is in memory: each of these steps loads its own.
-    with user_folder(to) as target, listener.phase(f"exporting {folder.record.stages[stage].name}", 3) as advance:
+    title = f"exporting {folder.record.stages[stage].name}"
+    with user_folder(to) as target, current_listener().phase(title, 3) as advance:
         trained = _logits_as_trained(recipe, snapshot, texts)
         advance(1)
         if merge == "none":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.common.progress import Advance, Listener
+from seekr_lite.common.progress import Advance, current_listener
 from seekr_lite.evaluation.scoreboard import perplexity
 from seekr_lite.runs.folder import Stage, find_stages, model_name
 from seekr_lite.runs.general_store import KeptText, model_key
@@ -47,9 +47,7 @@ class TextLikelihood:
         return {**vars(self), "perplexity": self.perplexity if self.perplexity < math.inf else None}
 
 
-def general_likelihood(
-    folder: RunFolder, file: str | Path, after: Sequence[str] = (), listener: Listener | None = None
-) -> list[TextLikelihood]:
+def general_likelihood(folder: RunFolder, file: str | Path, after: Sequence[str] = ()) -> list[TextLikelihood]:
     """The likelihood of a text file under the bare base and the model after each task (or after those in `after`).
 
     What is measured is kept in the run folder, as a column of its scoreboard, and not measured again.
@@ -59,21 +57,21 @@ def general_likelihood(
     """
     from seekr_lite.data.rows import read_text
 
-    path, listener = user_path(file).resolve(), listener or Listener()
+    path = user_path(file).resolve()
     stages: list[Stage] = find_stages(folder, after) if after else [None, *range(len(folder.record.stages))]
     text = read_text(path, path.parent)
-    kept = _kept(folder, path.name, text, listener)
+    kept = _kept(folder, path.name, text)
     known = set(kept.nll)
     missing = [stage for stage in dict.fromkeys(stages) if model_key(folder, stage) not in known]
     if missing:
-        _measure(folder, missing, text, kept, listener)
+        _measure(folder, missing, text, kept)
     return [
         TextLikelihood(model_name(folder, stage), kept.nll[key], kept.tokens, key in known)
         for stage, key in ((stage, model_key(folder, stage)) for stage in stages)
     ]
 
 
-def _kept(folder: RunFolder, name: str, text: str, listener: Listener) -> KeptText:
+def _kept(folder: RunFolder, name: str, text: str) -> KeptText:
     """What the run knows of this text so far."""
     new = KeptText(name, text_checksum(text), 0)
     if not new.path(folder).is_file():
@@ -82,11 +80,11 @@ def _kept(folder: RunFolder, name: str, text: str, listener: Listener) -> KeptTe
         found = KeptText.read(new.path(folder))
         return replace(found, name=name) if found.text == new.text else new
     except UserError as error:
-        listener.say(str(error))
+        current_listener().say(str(error))
         return new
 
 
-def _measure(folder: RunFolder, stages: Sequence[Stage], text: str, kept: KeptText, listener: Listener) -> None:
+def _measure(folder: RunFolder, stages: Sequence[Stage], text: str, kept: KeptText) -> None:
     """Adds what these models make of a text to what is kept; each as soon as it is known."""
     from seekr_lite.methods.registry import method_class
     from seekr_lite.model.base import load_config
@@ -100,13 +98,13 @@ def _measure(folder: RunFolder, stages: Sequence[Stage], text: str, kept: KeptTe
     kept.tokens = sum(row.answer_length for row in windows)
     for stage in stages:
         title = f"reading {kept.name} ({model_name(folder, stage)})"
-        with models.acting(stage) as model, listener.phase(title, len(windows)) as advance:
+        with models.acting(stage) as model, current_listener().phase(title, len(windows)) as advance:
             nll = _mean_nll(model, models.tokenizer.pad_token_id, windows, recipe.evaluate.batch_tokens, advance)
         kept.nll[model_key(folder, stage)] = nll
         try:
             kept.save(folder)
         except Stopped as error:  # a run that may only be read can be measured nevertheless
-            listener.say(f"not kept for later: {error}")
+            current_listener().say(f"not kept for later: {error}")
 
 
 def _mean_nll(

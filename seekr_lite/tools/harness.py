@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.common.errors import UserError, nearest, shown
 from seekr_lite.common.files import user_path
 from seekr_lite.common.packages import load_extra
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import current_listener
 from seekr_lite.data.readers import SAFE_BUILDERS
 from seekr_lite.data.rows import read_text
 from seekr_lite.runs.folder import find_stages, model_name
@@ -65,7 +65,6 @@ def harness_scores(
     tasks: Sequence[str],
     after: Sequence[str] = (),
     limit: int | None = None,
-    listener: Listener | None = None,
 ) -> list[HarnessScore]:
     """Runs tasks of the harness; nothing is written.
 
@@ -77,7 +76,6 @@ def harness_scores(
     Raises:
         UserError: `lm_eval` is not installed, no such task, data that cannot be loaded, or a task that would run code.
     """
-    listener = listener or Listener()
     last = folder.stage_after(None)
     stages = find_stages(folder, after or [folder.record.stages[last].tasks[-1]])
     if folder.load_snapshot(last).is_prompt:
@@ -89,7 +87,7 @@ def harness_scores(
         models = RunModels(folder)
         for stage in stages:
             name = model_name(folder, stage)
-            with models.acting(stage) as model, listener.phase(f"lm-eval ({name})", len(loaded)) as advance:
+            with models.acting(stage) as model, current_listener().phase(f"lm-eval ({name})", len(loaded)) as advance:
                 wrapped = _wrap(model, models.tokenizer, folder.recipe().evaluate.batch_tokens)
                 for task, objects in loaded.items():
                     with _told(task, refused), _seeded(SEED):

@@ -17,12 +17,12 @@ from functools import partial
 import torch
 
 from seekr_lite.attention.tap import tap
-from seekr_lite.common.errors import Interrupted, UserError
+from seekr_lite.common.errors import UserError
 from seekr_lite.common.memory import REVIEW, TRAINING, PhaseCost, phase_cost
-from seekr_lite.common.processes import ALONE, Processes
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.processes import current_processes
+from seekr_lite.common.progress import Listener, current_listener
 from seekr_lite.common.seeds import generator_for, seed_for
-from seekr_lite.common.stopping import StopRequest
+from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, check_metrics, evaluate_task
@@ -61,9 +61,9 @@ class Learner:
     Args:
         recipe: what to do; `Recipe.with_` makes changed copies.
         base: a freshly loaded base, which the learner fits with its adapters; by default the recipe's is loaded.
-        listener: hears of progress and events.
-        stop: asked after each step whether to stop.
-        processes: those that make the run; each of them has such a learner, and calls it in the same order.
+        listener: called with progress and events; by default the current one.
+
+    Of several processes that make a run (`current_processes`) each has such a learner, and calls it in the same order.
 
     Raises:
         UserError: the base cannot be loaded, or the recipe asks for more than it has.
@@ -74,20 +74,15 @@ class Learner:
         recipe: Recipe,
         base: Base | None = None,
         listener: Listener | None = None,
-        stop: StopRequest | None = None,
-        processes: Processes = ALONE,
     ) -> None:
         self.recipe = recipe
-        self.processes = processes
-        self.stop = stop or StopRequest()
-        self.listener = listener or Listener()
+        self.listener = listener
         self.base = base or load_base(recipe.base)
         method = method_class(recipe.method.name)
         self.adapters = method.make_adapters(self.base, recipe)
         self.method: Method = method(recipe.method, self.adapters, recipe.run.seed)
-        self.method.processes = processes
         self.micro_batches = MicroBatches(
-            recipe.train.micro_batch_tokens, self.listener, self.base.device.type, method.extra_tokens(recipe)
+            recipe.train.micro_batch_tokens, self.base.device.type, method.extra_tokens(recipe)
         )
         self.tasks: list[Task] = []
         self.memory: list[tuple[Example, ...]] = []  # by task
@@ -114,12 +109,16 @@ class Learner:
         for task in tasks:
             if not task.train:
                 raise UserError(f"task {task.name}: there are no rows to learn from")
+        with current_listener.set_to(self.listener):
+            return self._learn(tasks, checkpoints or Checkpoints())
+
+    def _learn(self, tasks: Sequence[Task], checkpoints: Checkpoints) -> Learned:
         stage = len(self.adapters.snapshots)
         with phase_cost(TRAINING, self.base.device) as training:
             self.adapters.start_task(self.method.starts_from_previous)
             self.method.prepare_task(stage)
             with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
-                position = self._train(stage, tasks, checkpoints or Checkpoints())
+                position = self._train(stage, tasks, checkpoints)
         training.seconds += position.seconds
         with phase_cost(REVIEW, self.base.device) as review:
             snapshot = self.adapters.finish_task()
@@ -149,6 +148,7 @@ class Learner:
 
     def _train(self, stage: int, tasks: Sequence[Task], checkpoints: Checkpoints) -> Position:
         """Trains the student; returns where it ended: all steps, and the seconds spent before this process."""
+        processes, stop = current_processes(), current_stop()
         settings, replay = self.recipe.train, self.recipe.method
         seed = self.recipe.run.seed
         rows = self._encode([row for task in tasks for row in task.train])
@@ -162,23 +162,23 @@ class Learner:
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
         )
-        gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight, self.processes)
+        gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight)
         order = generator_for(seed, "order", stage)
         devices = [self.base.device] if self.base.device.type == "cuda" else []
         self.adapters.model.train()
         with (
             torch.random.fork_rng(devices=devices),
-            self.listener.phase(f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}", total) as advance,
+            current_listener().phase(f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}", total) as advance,
         ):
             torch.manual_seed(seed_for(seed, "dropout", stage))
             position, started = Position(order=order.getstate()), time.monotonic()
-            state = self.processes.main_first(lambda: checkpoints.load(stage))
+            state = processes.main_first(lambda: checkpoints.load(stage))
             if state is not None:
                 position = restore(state, parameters, optimizer, scheduler, order)
                 self.micro_batches.tokens = min(self.micro_batches.tokens, state.micro_batch_tokens)
                 advance(position.steps)
             before = position.seconds
-            log = StepLog(self.listener, stage, tasks[0].name)
+            log = StepLog(stage, tasks[0].name)
 
             def keep() -> None:
                 position.seconds = before + time.monotonic() - started
@@ -203,35 +203,32 @@ class Learner:
                         if stops(settings, in_a_row, total):
                             restore_random_states(draws)
                             # As it was before this step, which is the next one of a run that goes on.
-                            self.processes.on_main(keep)
+                            processes.on_main(keep)
                             error = stopped_by(log.task, position.steps + 1, in_a_row, total, named(), settings)
-                            raise self.processes.alike(error)
+                            raise processes.alike(error)
                         position.bad_steps = in_a_row
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad(set_to_none=True)
                     position.done += 1
                     position.steps += 1
-                    if self.stop.requested:
-                        self.processes.on_main(keep)
-                        self.stop.check()
-                    elif self.processes.is_main and checkpoints.due(position.steps):
+                    advance(1)
+                    if stop.requested:
+                        processes.on_main(keep)
+                        stop.check()
+                    elif processes.is_main and checkpoints.due(position.steps):
                         keep()
-                    try:
-                        advance(1)
-                    except Interrupted:  # a process that is alone has heard it since the line above
-                        keep()
-                        raise
                 position.epoch, position.done, position.order = position.epoch + 1, 0, order.getstate()
-        self.processes.copy_from_main(list(parameters.values()))
+        processes.copy_from_main(list(parameters.values()))
         self.adapters.model.eval()
         position.seconds = before
         return position
 
     def _seed_step(self, stage: int, step: int) -> None:
         """Lets each of several processes drop out differently, whatever was drawn before it was started."""
-        if self.processes.count > 1:
-            torch.manual_seed(seed_for(self.recipe.run.seed, "dropout", stage, step, self.processes.index))
+        processes = current_processes()
+        if processes.count > 1:
+            torch.manual_seed(seed_for(self.recipe.run.seed, "dropout", stage, step, processes.index))
 
     def _epochs(self, tasks: Sequence[Task]) -> int:
         """Epochs of the task; of a joint stage the mean over its rows, rounded up: as many steps as the sequence."""
@@ -252,7 +249,9 @@ class Learner:
             return [(row.prompt, row.answer, row.references) for row in self.method.keep_rows(stage, chosen)]
 
         # Every process has those of the main one: a method may draw them, or write them itself.
-        return tuple(Example(prompt, answer, tuple(right)) for prompt, answer, right in self.processes.on_main(keep))
+        return tuple(
+            Example(prompt, answer, tuple(right)) for prompt, answer, right in current_processes().on_main(keep)
+        )
 
     def _replay_rows(self) -> list[ReplayRow]:
         """The memory of all tasks so far, ready for the model; empty where the method replays nothing."""
@@ -276,13 +275,16 @@ class Learner:
             task = task or self.tasks[task_index]
             what = "the bare base" if after is None else f"after {self.tasks[after].name}"
             with (
-                self.listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance,
+                current_listener.set_to(self.listener),
+                current_listener().phase(f"testing {task.name} ({what})", len(task.test)) as advance,
                 self.adapters.acting_as(adapter),
             ):
                 model, tokenizer = self.adapters.model, self.base.tokenizer
-                result = evaluate_task(model, tokenizer, task, self.recipe, advance, draft, self.processes)
+                result = evaluate_task(model, tokenizer, task, self.recipe, advance, draft)
             if result.nll is None and task.validation:
-                self.listener.say(f"{task.name} ({what}): the NLL of its held-out rows is not finite, and is left out")
+                current_listener().say(
+                    f"{task.name} ({what}): the NLL of its held-out rows is not finite, and is left out"
+                )
             self._results[(adapter, task_index)] = result
         return self._results[(adapter, task_index)]
 

@@ -14,7 +14,7 @@ import torch
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.memory import is_out_of_memory
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import current_listener
 from seekr_lite.data.batch import split_by_cost
 
 Result = TypeVar("Result")
@@ -31,9 +31,8 @@ class MicroBatches:
     in_front: tokens that the method puts in front of each row.
     """
 
-    def __init__(self, tokens: int, listener: Listener, device: str = "cpu", in_front: int = 0) -> None:
+    def __init__(self, tokens: int, device: str = "cpu", in_front: int = 0) -> None:
         self.tokens = tokens
-        self.listener = listener
         self.in_front = in_front
         self.pass_tokens = PASS_TOKENS.get(device, PASS_TOKENS["cpu"])
 
@@ -70,8 +69,9 @@ class MicroBatches:
                 'switch train.checkpointing on, take train.optimizer = "adamw_8bit", or a smaller base'
             )
         before, self.tokens = self.tokens, max(largest, min(self.tokens, rows * largest) // 2)
-        self.listener.event("out_of_memory", micro_batch_tokens=self.tokens, before=before)
-        self.listener.say(
+        listener = current_listener()
+        listener.event("out_of_memory", micro_batch_tokens=self.tokens, before=before)
+        listener.say(
             f"out of memory: from now on {self.tokens} tokens pass at once, not {before} (train.micro_batch_tokens). "
             "Slower, with the same result"
         )

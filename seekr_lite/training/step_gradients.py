@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from seekr_lite.common.processes import ALONE, Processes
+from seekr_lite.common.processes import current_processes
+from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.memory import ReplayRow
@@ -50,15 +51,9 @@ class StepGradients:
     """
 
     def __init__(
-        self,
-        method: Method,
-        adapters: SnapshotSequence,
-        micro_batches: MicroBatches,
-        replay_weight: float,
-        processes: Processes = ALONE,
+        self, method: Method, adapters: SnapshotSequence, micro_batches: MicroBatches, replay_weight: float
     ) -> None:
-        self.processes = processes
-        self.add_up = StepSum(processes, adapters.trainable_parameters())
+        self.add_up = StepSum(adapters.trainable_parameters())
         self.method = method
         self.adapters = adapters
         self.micro_batches = micro_batches
@@ -79,11 +74,11 @@ class StepGradients:
 
     def _sum(self, chosen: list[EncodedExample], past: list[ReplayRow], with_norms: bool) -> TermValues:
         weight_sum = len(chosen) + self.replay_weight * len(past) if chosen else len(past)
-        terms = TermValues()
+        terms, processes = TermValues(), current_processes()
         device, pad = self.adapters.base.device, self.adapters.base.tokenizer.pad_token_id
         if chosen:
             totals = StepTotals(sum(row.answer_length for row in chosen), len(chosen))
-            own = self.processes.share_by_length(chosen, [len(row.input_ids) for row in chosen])
+            own = processes.share_by_length(chosen, [len(row.input_ids) for row in chosen])
             for group in self.micro_batches.split([len(row.input_ids) for row in own]):
                 batch = collate([own[index] for index in group], pad).to(device)
                 loss = self.method.new_task_loss(batch, totals)
@@ -91,7 +86,7 @@ class StepGradients:
         if past and self.replay_weight:
             tasks = frozenset(row.task for row in past)
             totals = StepTotals(sum(row.encoded.answer_length for row in past), len(past), tasks)
-            mine = self.processes.share_by_length(past, [len(row.encoded.input_ids) for row in past], last_first=True)
+            mine = processes.share_by_length(past, [len(row.encoded.input_ids) for row in past], last_first=True)
             for group in self.micro_batches.split([len(row.encoded.input_ids) for row in mine]):
                 members = [mine[index] for index in group]
                 batch = collate([row.encoded for row in members], pad).to(device)
@@ -137,8 +132,7 @@ class StepSum:
     value and presence.
     """
 
-    def __init__(self, processes: Processes, parameters: Sequence[torch.nn.Parameter]) -> None:
-        self.processes = processes
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self.parameters = parameters
         self.names: list[str] = []  # of the loss terms, in the order of the vector; the same in every process
         self.dtype = torch.float32  # of the vector: fp32 at least
@@ -148,31 +142,29 @@ class StepSum:
 
         with_norms: also, of each term, the gradient norm that the first process with such a term has measured.
         """
-        if self.processes.count == 1:
+        processes, stop = current_processes(), current_stop()
+        if processes.count == 1:
             return
-        stop = self.processes.stop
-        heard = stop.heard if stop is not None else None
         unknown = terms.values.keys() - set(self.names)
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.parameters]
         self.dtype = torch.promote_types(gradients[0].dtype, torch.float32)
         counts = [float(one.grad is not None) for one in self.parameters]
-        counts += [float(heard == one) for one in SIGNALS] + [float(len(unknown))]
+        counts += [float(stop.received == one) for one in SIGNALS] + [float(len(unknown))]
         flat = [*(one.flatten() for one in gradients), gradients[0].new_tensor(counts), self._values(terms)]
         vector = torch.cat([one.to(self.dtype) for one in flat])
         sizes = [one.numel() for one in flat]
-        self.processes.sum(vector)
+        processes.sum(vector)
         *sums, counted, values = vector.split(sizes)
         *reached, terminated, interrupted, new = counted.tolist()
         for parameter, total, found in zip(self.parameters, sums, reached, strict=True):
             parameter.grad = total.view_as(parameter).to(parameter.dtype) if found else None
-        if stop is not None:
-            stop.agree(one for one, found in zip(SIGNALS, (terminated, interrupted), strict=True) if found)
+        stop.agree(one for one, found in zip(SIGNALS, (terminated, interrupted), strict=True) if found)
         if new:
             values = self._learn_names(terms)
         present = values[1::2].tolist()
         terms.values = {name: values[2 * place] for place, name in enumerate(self.names) if present[place]}
         if with_norms:
-            measured = self.processes.gather({name: float(norm) for name, norm in terms.norms.items()})
+            measured = processes.gather({name: float(norm) for name, norm in terms.norms.items()})
             named = {name: norm for norms in reversed(measured) for name, norm in norms.items()}
             terms.norms = {name: values.new_tensor(named[name]) for name in self.names if name in named}
 
@@ -185,8 +177,8 @@ class StepSum:
 
     def _learn_names(self, terms: TermValues) -> torch.Tensor:
         """Agrees on the names of all terms met so far; returns the sums of values and presence."""
-        met = self.processes.gather(list(terms.values))
+        met = current_processes().gather(list(terms.values))
         self.names = list(dict.fromkeys([*self.names, *(name for names in met for name in names)]))
         values = self._values(terms)
-        self.processes.sum(values)
+        current_processes().sum(values)
         return values

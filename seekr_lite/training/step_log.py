@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from seekr_lite.common.errors import Stopped
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Task
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.recipe.recipe import TrainSettings
@@ -25,8 +25,7 @@ class StepLog:
     that it has been given.)
     """
 
-    def __init__(self, listener: Listener, stage: int, task: str) -> None:
-        self.listener = listener
+    def __init__(self, stage: int, task: str) -> None:
         self.stage = stage
         self.task = task
 
@@ -44,7 +43,7 @@ class StepLog:
         place = {"stage": self.stage, "step": number, "epoch": epoch}
         if all(map(math.isfinite, (total, *values.values()))):
             norms = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
-            self.listener.event(
+            current_listener().event(
                 "step",
                 **place,
                 learning_rate=learning_rate,
@@ -56,10 +55,10 @@ class StepLog:
         named = rows()
         # As text: JSON has no numbers that are not finite.
         shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        self.listener.event(
+        current_listener().event(
             "bad_step", **place, gradient_norm=str(total), **shown, rows=named.new, replayed=named.replay
         )
-        self.listener.say(
+        current_listener().say(
             f"learning {self.task}: step {number} is left out, since its loss or gradient is not finite ({named})"
         )
         return False

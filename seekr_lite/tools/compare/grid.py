@@ -11,7 +11,7 @@ from pathlib import Path
 from seekr_lite.common.errors import Interrupted, UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.common.memory import free_memory
-from seekr_lite.common.progress import Advance, Listener
+from seekr_lite.common.progress import Advance, Listener, current_listener
 from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations
 from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.recipe import Recipe
@@ -47,7 +47,6 @@ def compare(
     seeds: Sequence[int] = (),
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
-    listener: Listener | None = None,
 ) -> Comparison:
     """Compares runs; or makes the runs of several methods and seeds from one recipe, and compares these.
 
@@ -58,7 +57,6 @@ def compare(
         output: with a recipe: the folder of the runs, each in `method-seed`; by default `runs/compare-NAME`. What is
             finished there is taken as it is, what is unfinished goes on.
         overrides: `section.key=value`, for a recipe file.
-        listener: hears of progress.
 
     Raises:
         UserError: nothing to compare, a wrong recipe, or a folder of the comparison that holds another run.
@@ -72,7 +70,7 @@ def compare(
     if len(what) > 1:
         raise UserError("compare: name one recipe, or any number of runs")
     planned = plan_runs(_recipe(recipes[0], overrides), methods, seeds, output or default_output(recipes[0]))
-    make_runs(planned, listener)
+    make_runs(planned)
     return Comparison.of([RunFolder.open(one.path) for one in planned])
 
 
@@ -96,20 +94,17 @@ def plan_runs(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], outp
     return planned
 
 
-def make_runs(planned: Sequence[PlannedRun], listener: Listener | None = None) -> None:
+def make_runs(planned: Sequence[PlannedRun]) -> None:
     """Does what is missing. Every folder is looked at first, so that nothing starts where one holds another run."""
-    to_do = [one for one in planned if one.state != "finished"]
-    if listener is None:
-        from seekr_lite.common.console import Console
-
-        listener = Console()
+    to_do, listener = [one for one in planned if one.state != "finished"], current_listener()
     if len(to_do) < len(planned):
         listener.say(f"{len(planned) - len(to_do)} of {len(planned)} runs are finished and taken as they are")
     for number, one in enumerate(to_do, start=1):
         title = f"run {number} of {len(to_do)}: {one.method}, seed {one.seed}"
         listener.say(f"{title} (in {one.path})")
         try:
-            run_recipe(one.recipe, output=one.path, listener=_Titled(title, listener))
+            with current_listener.set_to(_Titled(title, listener)):
+                run_recipe(one.recipe, output=one.path)
         except Interrupted as stop:
             raise Interrupted(f"{stop} ({title})", stop.exit_code) from None
         free_memory()  # two bases are never held at once

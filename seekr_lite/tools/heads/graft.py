@@ -12,7 +12,7 @@ from seekr_lite.attention.graft import MapGraft
 from seekr_lite.attention.selection import Head
 from seekr_lite.attention.tap import HeadRecorder, Recorder, all_heads, tap
 from seekr_lite.common.errors import UserError, nearest
-from seekr_lite.common.progress import Advance, Listener, ignore
+from seekr_lite.common.progress import Advance, current_listener, ignore
 from seekr_lite.common.seeds import generator_for
 from seekr_lite.data.batch import Batch, collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
@@ -65,7 +65,7 @@ class GraftResult:
         return {**vars(self), "recovered": shares}
 
 
-def graft_heads(folder: RunFolder, task: str | None = None, listener: Listener | None = None) -> list[GraftResult]:
+def graft_heads(folder: RunFolder, task: str | None = None) -> list[GraftResult]:
     """Grafts the maps of an old task's adapter (by default of each old task's) into the last model of a run.
 
     The heads are those that the run chose for the old task. A run of a method that chooses none, which forgets more, is
@@ -75,7 +75,6 @@ def graft_heads(folder: RunFolder, task: str | None = None, listener: Listener |
         UserError: the run's model does not go on from task to task, it has fewer than two tasks, no such old task, or
             no rows of it.
     """
-    listener = listener or Listener()
     method = method_class(folder.record.method)
     if method.joint or not method.starts_from_previous:
         raise UserError(f'{folder.path}: with the method "{method.name}" no model is learned on top of an older one')
@@ -89,7 +88,7 @@ def graft_heads(folder: RunFolder, task: str | None = None, listener: Listener |
         )
     wanted = [task] if task is not None else old_tasks
     rows = {name: _rows_of(folder, names.index(name)) for name in wanted}
-    chosen_by_task = _chosen_heads(folder, wanted, listener)
+    chosen_by_task = _chosen_heads(folder, wanted)
     recipe = folder.recipe()
     adapters = AdapterSequence(load_base(recipe.base), recipe.adapter, recipe.run.seed)
     adapters.snapshots = [folder.load_snapshot(index) for index in range(len(names))]
@@ -102,7 +101,7 @@ def graft_heads(folder: RunFolder, task: str | None = None, listener: Listener |
         every = [(layer, h) for layer in range(config.num_hidden_layers) for h in range(config.num_attention_heads)]
         generator = generator_for(recipe.run.seed, "graft", index)
         choices = [chosen, every, *(tuple(generator.sample(every, len(chosen))) for _ in range(RANDOM_DRAWS))]
-        with listener.phase(f"grafting {name} into {names[-1]}", len(encoded)) as advance:
+        with current_listener().phase(f"grafting {name} into {names[-1]}", len(encoded)) as advance:
             losses = graft_losses(adapters, encoded, index, choices, recipe.train.micro_batch_tokens, advance)
         random = sum(losses.grafted[2:]) / RANDOM_DRAWS
         results.append(
@@ -165,16 +164,13 @@ def _loss(adapters: AdapterSequence, batch: Batch, recorder: Recorder | None) ->
     return float(answer_cross_entropy_sum(adapters.model, batch, recorder=recorder))
 
 
-def _chosen_heads(folder: RunFolder, tasks: Sequence[str], listener: Listener) -> dict[str, tuple[Head, ...]]:
+def _chosen_heads(folder: RunFolder, tasks: Sequence[str]) -> dict[str, tuple[Head, ...]]:
     """The run's own choice; of a run without one, what SEEKR would choose now."""
     if folder.holds_heads:
         heads = Heads.of_run(folder)
         return {task: heads.of(task).chosen for task in tasks}
     recipe = folder.recipe()
-    return {
-        task: score_task_heads(recipe, task, run=folder, after=task, listener=listener).heads.of(task).chosen
-        for task in tasks
-    }
+    return {task: score_task_heads(recipe, task, run=folder, after=task).heads.of(task).chosen for task in tasks}
 
 
 def _rows_of(folder: RunFolder, index: int) -> tuple[Sequence[Example], str]:

@@ -9,7 +9,7 @@ import torch
 
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.common.errors import UserError, nearest
-from seekr_lite.common.progress import Listener
+from seekr_lite.common.progress import current_listener
 from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
@@ -45,7 +45,6 @@ def score_task_heads(
     rows: int = DEFAULT_ROWS,
     run: RunFolder | None = None,
     after: str | None = None,
-    listener: Listener | None = None,
 ) -> HeadStudy:
     """Scores every head on the first training rows of a task, and chooses as the recipe's budgets say.
 
@@ -77,8 +76,7 @@ def score_task_heads(
         adapters, before = adapters_for_scoring(run, load_base(run.recipe().base), after)
         model = f"{run.path} after {run.record.stages[run.stage_after(after)].tasks[-1]}"
     samples = encode_task_rows(adapters.base.tokenizer, found.train[:rows], recipe.data)
-    listener = listener or Listener()
-    with listener.phase(f"scoring heads on {task}", len(samples) * (1 if run is None else 2)) as advance:
+    with current_listener().phase(f"scoring heads on {task}", len(samples) * (1 if run is None else 2)) as advance:
         sensitivity = head_sensitivity(adapters, samples, advance)
         forgettability = None
         if run is not None:

@@ -105,7 +105,7 @@ def _step(learner: Learner, step: Step, length: RowLength) -> None:
     count = len(step.new) + len(step.replay)
     rows = _rows(count, length)
     old = [ReplayRow(0, sample, encoded) for sample, encoded in enumerate(rows)]
-    together = MicroBatches(count * length.tokens, learner.listener)
+    together = MicroBatches(count * length.tokens)
     gradients = StepGradients(learner.method, learner.adapters, together, replay_weight=1.0)
     with tap(learner.base.model) if learner.method.looks_into_attention else nullcontext():
         gradients(step, rows, old, with_norms=True)
