@@ -60,7 +60,8 @@ from benchmarks.official_attention import (
 )
 from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.maps import MapShape
-from seekr_lite.attention.tap import AttentionCall, HeadPairs, select_heads, tap
+from seekr_lite.attention.recording import HeadPairs, select_heads
+from seekr_lite.attention.tap import AttentionCall, tap
 from seekr_lite.common.files import write_text
 from seekr_lite.common.memory import forget_peak, memory_in_use, peak_memory
 from seekr_lite.data.batch import Batch, collate

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.method_cost import device_name
 from benchmarks.study_grid import ORDER, find_study, study_recipe
 from benchmarks.study_results import RESULTS, TRIED, shared_start
-from seekr_lite.attention.tap import HeadRecorder
+from seekr_lite.attention.recording import HeadRecorder, RecordedHeads, RowsRecorder
+from seekr_lite.attention.selection import Head
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.files import write_text
 from seekr_lite.common.packages import versions
@@ -43,7 +44,7 @@ from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
 from seekr_lite.methods.registry import register_method
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span, answer_states
-from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
+from seekr_lite.model.losses import soft_cross_entropy_sum
 from seekr_lite.model.snapshots import SnapshotSequence
 from seekr_lite.recipe.recipe import MethodSettings
 from seekr_lite.runs.tasks import gather_tasks
@@ -160,29 +161,25 @@ class TriedSeekr(Seekr):
         weight = float(self.options["prompts"])
         if not weight:
             return super().replay_loss(replay, totals)
-        pairs, length = self.watched_heads(replay), replay.batch.labels.shape[1]
-        teacher, teacher_heads = self._teach(replay, pairs, length)
-        device, span = replay.batch.labels.device, answer_span(replay.batch)
+        pairs, length, device = self.head_pairs(replay), replay.batch.labels.shape[1], replay.batch.labels.device
+        teacher_heads: dict[int, RecordedHeads] = {}
+
+        def watched(part: Batch, rows: torch.Tensor) -> AnswerStates:
+            return answer_states(self.model, part, RowsRecorder(teacher_heads, pairs, rows, device), length)
+
+        teacher = self.teacher_states(replay, watched)
         recorder = HeadRecorder({layer: chosen.to(device) for layer, chosen in pairs.items()})
         student = answer_states(self.model, replay.batch, recorder, length)
-        labels, prompt = answer_labels(replay.batch, span), prompt_labels(replay.batch)
-        own, old = _last(student, span + 1), _last(teacher, span + 1)
-        soft = soft_cross_entropy_sum(own, old, labels, "predictions")
+        positions, prompt = answer_span(replay.batch) + 1, prompt_labels(replay.batch)
+        terms = self.answer_terms(replay.batch, totals, _last(student, positions), _last(teacher, positions))
         of_prompts = soft_cross_entropy_sum(student, teacher, prompt, "predictions")
-        heads = {layer: recorder.of(layer) for layer in pairs}
-        return [
-            LossTerm(
-                "replay_cross_entropy",
-                cross_entropy_sum(own, labels) / totals.label_tokens,
-                self.settings.cross_entropy_weight,
-            ),
-            LossTerm("logits_distillation", soft / totals.label_tokens, self.settings.logits_weight),
-            LossTerm("prompts", of_prompts / (prompt != IGNORED).sum(), weight),
-            self.attention_term(replay, totals, pairs, heads, teacher_heads),
-        ]
+        terms.append(LossTerm("prompts", of_prompts / (prompt != IGNORED).sum(), weight))
+        if pairs:
+            terms.append(self.attention_term(replay, totals, pairs, recorder.layers, teacher_heads))
+        return terms
 
-    def watched_heads(self, replay: ReplayBatch) -> Any:
-        return super().watched_heads(replay) if self.settings.attention_weight else {}
+    def watched_heads(self, task: int) -> Sequence[Head]:
+        return super().watched_heads(task) if self.settings.attention_weight else ()
 
 
 def prompt_labels(batch: Batch) -> torch.Tensor:

@@ -14,7 +14,8 @@ from transformers.masking_utils import eager_mask
 from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.importance import SensitivityRecorder
 from seekr_lite.attention.maps import MapShape
-from seekr_lite.attention.tap import HeadRecorder, Recorder, all_heads, tap
+from seekr_lite.attention.recording import HeadRecorder, all_heads
+from seekr_lite.attention.tap import Recorder, tap
 from seekr_lite.attention.tappable import check_tappable
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import Batch, collate
@@ -179,7 +180,7 @@ def test_recorded_heads_make_the_models_maps(model: Any, batch: Batch) -> None:
     with tap(model), torch.no_grad():
         logits(model, batch, recorder)
     for layer, maps in eager_maps(model, batch).items():
-        seen = recorder.of(layer)
+        seen = recorder.layers[layer]
         shape = MapShape.of_all_rows(
             batch.padding.repeat_interleave(HEADS), batch.labels.shape[1], seen.scale, seen.window
         )
@@ -207,7 +208,7 @@ def test_checkpointing_leaves_every_gradient(architecture: str, batch: Batch) ->
         with tap(student):
             total = loss(student, batch, ours)
             for layer in range(LAYERS):
-                own, old = ours.of(layer), theirs.of(layer)
+                own, old = ours.layers[layer], theirs.layers[layer]
                 shape = MapShape.of_all_rows(padding, batch.labels.shape[1], own.scale, own.window)
                 total = total + attention_divergence(own.query, own.key, old.query, old.key, shape).mean()
             total.backward()
@@ -311,7 +312,7 @@ def test_two_models_in_one_process_do_not_meet() -> None:
             logits(other, PADDED, theirs)
         assert one.config._attn_implementation != "sdpa"
         assert other.config._attn_implementation == "sdpa"
-    assert not torch.equal(mine.of(0).query, theirs.of(0).query)
+    assert not torch.equal(mine.layers[0].query, theirs.layers[0].query)
 
 
 @pytest.mark.slow
@@ -327,7 +328,9 @@ def test_flex_attention_can_be_tapped() -> None:
         assert torch.equal(logits(model, PADDED, recorder), plain)
     for layer in range(LAYERS):
         real = PADDED.attention_mask.bool().repeat_interleave(HEADS, 0)
-        torch.testing.assert_close(recorder.of(layer).query[real], expected.of(layer).query[real], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            recorder.layers[layer].query[real], expected.layers[layer].query[real], rtol=1e-4, atol=1e-5
+        )
     check_tappable(model)
 
 

@@ -11,8 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.importance import SensitivityRecorder
 from seekr_lite.attention.maps import NO_ROW, MapShape, all_rows, map_change
+from seekr_lite.attention.recording import HeadRecorder, all_heads
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
-from seekr_lite.attention.tap import AttentionCall, HeadRecorder, Recorder, all_heads, tap
+from seekr_lite.attention.tap import AttentionCall, Recorder, tap
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
@@ -229,7 +230,7 @@ def test_recorded_heads_make_the_maps_of_the_model(make: Any) -> None:
     ).attentions
     heads, tokens = model.config.num_attention_heads, batch.input_ids.shape[1]
     for layer, maps in enumerate(eager):
-        seen = recorder.of(layer)
+        seen = recorder.layers[layer]
         shape = MapShape.of_all_rows(batch.padding.repeat_interleave(heads), tokens, seen.scale, seen.window)
         scores = seen.query @ seen.key.transpose(1, 2) * seen.scale
         made = (scores + shape.mask(0, tokens, tokens, torch.empty_like(scores))).softmax(-1).view_as(maps)
@@ -250,7 +251,7 @@ def parameter_gradients(model: Any, checkpointing: bool) -> dict[str, torch.Tens
     with tap(model):
         loss = run(model, recorder)[batch.labels != -100].square().mean()
         for layer in recorder.pairs:
-            student, old = recorder.of(layer), teacher_recorder.of(layer)
+            student, old = recorder.layers[layer], teacher_recorder.layers[layer]
             shape = MapShape.of_all_rows(padding, batch.input_ids.shape[1], student.scale, student.window)
             loss = loss + attention_divergence(student.query, student.key, old.query, old.key, shape).mean()
         loss.backward()

@@ -9,8 +9,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from seekr_lite.attention.graft import MapGraft
+from seekr_lite.attention.recording import HeadRecorder, all_heads
 from seekr_lite.attention.selection import Head
-from seekr_lite.attention.tap import HeadRecorder, Recorder, all_heads, tap
+from seekr_lite.attention.tap import Recorder, tap
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 

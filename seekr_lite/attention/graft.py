@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from seekr_lite.attention.maps import CHUNK_ROWS, MapShape, attention_maps, row_chunks
+from seekr_lite.attention.recording import HeadRecorder
 from seekr_lite.attention.selection import Head
-from seekr_lite.attention.tap import AttentionCall, HeadRecorder
+from seekr_lite.attention.tap import AttentionCall
 
 
 class MapGraft:
@@ -35,13 +36,11 @@ class MapGraft:
         if call.layer not in self.layers:
             return None
         heads = torch.tensor(self.layers[call.layer], device=call.output.device)
-        batch, count, tokens = call.query.shape[:3]
-        other = self.source.of(call.layer)
+        batch, count = call.query.shape[:2]
+        other = self.source.layers[call.layer]
         pairs = (torch.arange(batch, device=heads.device)[:, None] * count + heads).flatten()  # [p], row by row
         values = call.value[:, heads // (count // call.value.shape[1])].flatten(0, 1)  # [p, n, d]
-        shape = MapShape.of_all_rows(
-            self.padding.repeat_interleave(len(heads)), tokens, other.scale, window=other.window
-        )
+        shape = other.map_shape(self.padding.repeat_interleave(len(heads)))
         attended = attend(other.query[pairs], other.key[pairs], values, shape, self.chunk_rows)
         output = call.output.clone()
         output[:, :, heads] = attended.unflatten(0, (batch, len(heads))).transpose(1, 2).to(output.dtype)

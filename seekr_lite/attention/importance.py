@@ -4,13 +4,14 @@ its map moved while the task was learned). SEEKR, section 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from seekr_lite.attention.maps import MapShape, all_rows, map_change
-from seekr_lite.attention.tap import AttentionCall, HeadRecorder, all_heads, select_heads
+from seekr_lite.attention.maps import all_rows, map_change
+from seekr_lite.attention.recording import HeadRecorder, all_heads, select_heads
+from seekr_lite.attention.tap import AttentionCall
 
 
 class SensitivityRecorder:
@@ -53,14 +54,10 @@ class ChangeRecorder:
         self.layers: dict[int, torch.Tensor] = {}  # layer -> [b, heads]
 
     def record(self, call: AttentionCall) -> None:
-        batch, heads, tokens = call.query.shape[:3]
-        now = select_heads(call, all_heads(batch, heads, call.query.device, self.queries))
-        then = self.before.of(call.layer)
-        padding = self.padding.repeat_interleave(heads)
-        if self.queries is None:
-            shape = MapShape.of_all_rows(padding, tokens, call.scale, call.window)
-        else:
-            shape = MapShape(padding, self.queries.repeat_interleave(heads, dim=0), call.scale, call.window)
+        batch, heads = call.query.shape[:2]
+        pairs = all_heads(batch, heads, call.query.device, self.queries)
+        now, then = select_heads(call, pairs), self.before.layers[call.layer]
+        shape = now.map_shape(self.padding.repeat_interleave(heads), pairs.queries)
         self.layers[call.layer] = map_change(now.query, now.key, then.query, then.key, shape).view(batch, heads)
 
 
@@ -89,12 +86,7 @@ def accumulated_importance(
     return torch.stack(products).sum(0)
 
 
-def mean_by_layer(samples: list[dict[int, torch.Tensor]], missing: Callable[[int], str]) -> torch.Tensor:
+def mean_by_layer(samples: Sequence[dict[int, torch.Tensor]]) -> torch.Tensor:
     """Mean over samples, layers stacked: `[layers, heads]` from one dictionary layer -> `[1, heads]` a sample."""
-    layers = sorted(samples[0])
-    for index in range(len(layers)):
-        if index != layers[index]:
-            from seekr_lite.common.errors import UserError
-
-            raise UserError(missing(index))
+    layers = range(len(samples[0]))
     return torch.stack([torch.cat([sample[layer] for sample in samples]).mean(0) for layer in layers]).cpu()

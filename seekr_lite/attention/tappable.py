@@ -7,12 +7,13 @@ So a few tokens are run once, and each layer's output must be these maps times i
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
-from seekr_lite.attention.maps import NO_ROW, MapShape, attention_maps
-from seekr_lite.attention.tap import AttentionCall, select_heads, tap
-from seekr_lite.attention.tap import all_heads as every_head
+from seekr_lite.attention.maps import NO_ROW, attention_maps
+from seekr_lite.attention.recording import all_heads, select_heads
+from seekr_lite.attention.tap import AttentionCall, tap
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.modes import eval_mode
 
@@ -23,13 +24,18 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.03, torc
 KNOWN_LAYER_TYPES = {"full_attention": False, "attention": False, "sliding_attention": True}
 
 
+_CHECKED: WeakSet[torch.nn.Module] = WeakSet()  # a model that has passed once is not run again
+
+
 def check_tappable(model: Any) -> None:
-    """Runs a few tokens through the model.
+    """Runs a few tokens through the model, the first time that it is asked for.
 
     Raises:
         UserError: layers without softmax attention, attention that does not go through transformers' interface, or
             scores that are changed on the way (soft-capping, biases, sinks, chunks), naming model and layers.
     """
+    if model in _CHECKED:
+        return
     config = model.config.get_text_config()
     layers = int(config.num_hidden_layers)
     types = getattr(config, "layer_types", None) or [None] * layers
@@ -51,6 +57,7 @@ def check_tappable(model: Any) -> None:
         raise _refused(
             model, f"layers {_list(other)} do more than softmax over queries and keys (a bias, sinks, another mask)"
         )
+    _CHECKED.add(model)
 
 
 class _PlainAttention:
@@ -64,10 +71,9 @@ class _PlainAttention:
 
     def record(self, call: AttentionCall) -> None:
         batch, heads, tokens = call.query.shape[:3]
-        pairs = every_head(batch, heads, call.query.device)
+        pairs = all_heads(batch, heads, call.query.device)
         chosen = select_heads(call, pairs)
-        padding = self.padding[pairs.rows]
-        shape = MapShape.of_all_rows(padding, tokens, call.scale, call.window)
+        shape = chosen.map_shape(self.padding[pairs.rows])
         value = call.value[pairs.rows, pairs.heads // (heads // call.value.shape[1])]  # [pairs, n, d]
         maps = attention_maps(chosen.query, chosen.key, shape, 0, tokens)  # [pairs, n, n]
         made = maps @ value.to(maps.dtype)

@@ -12,7 +12,9 @@ from seekr_lite.attention.importance import (
     mean_by_layer,
     normalise_layers,
 )
-from seekr_lite.attention.tap import HeadRecorder, all_heads, tap
+from seekr_lite.attention.recording import HeadRecorder, all_heads
+from seekr_lite.attention.tap import tap
+from seekr_lite.attention.tappable import check_tappable
 from seekr_lite.common.modes import train_mode_without_dropout
 from seekr_lite.common.processes import current_processes
 from seekr_lite.common.progress import Advance, ignore
@@ -46,14 +48,18 @@ def head_sensitivity(
 ) -> torch.Tensor:
     """How much the loss of the model as it is set up now hangs on each head, normalised over a layer's heads.
 
-    `[layers, heads]`, on the host. `advance` hears of each sample.
+    `[layers, heads]`, on the host. `advance` is called after each sample.
+
+    Raises:
+        UserError: the base's attention is not what the tap takes it for.
     """
+    check_tappable(adapters.base.model)
     found = []
     with tap(adapters.base.model):
         for batch in _one_by_one(adapters, current_processes().share(samples)):
             found.append(sample_sensitivity(adapters.model, batch))
             advance(1)
-    return normalise_layers(mean_by_layer(_of_all(found, len(samples), adapters), _not_tapped))
+    return normalise_layers(mean_by_layer(_of_all(found, len(samples), adapters)))
 
 
 def head_forgettability(
@@ -64,14 +70,19 @@ def head_forgettability(
     queries: Sequence[Sequence[int] | None],
     advance: Advance = ignore,
 ) -> torch.Tensor:
-    """How much each head's map moved between two models: `[layers, heads]`, on the host. See `score_heads`."""
+    """How much each head's map moved between two models: `[layers, heads]`, on the host. See `score_heads`.
+
+    Raises:
+        UserError: the base's attention is not what the tap takes it for.
+    """
+    check_tappable(adapters.base.model)
     found, processes = [], current_processes()
     with tap(adapters.base.model):
         own = processes.share(samples)
         for batch, rows in zip(_one_by_one(adapters, own), processes.share(queries), strict=True):
             found.append(_sample_change(adapters, batch, before, after, rows))
             advance(1)
-    return mean_by_layer(_of_all(found, len(samples), adapters), _not_tapped)
+    return mean_by_layer(_of_all(found, len(samples), adapters))
 
 
 def _of_all(
@@ -127,10 +138,3 @@ def _sample_change(
         with adapters.acting_as(index, slot_rank=adapters.teacher_rank):
             answer_states(adapters.model, batch, recorder, positions=1)
     return now.layers
-
-
-def _not_tapped(layer: int) -> str:
-    return (
-        f"layer {layer} of this model has no attention that goes through transformers' attention interface, so SEEKR "
-        "cannot score its heads; take another base, or a method without attention (derpp, replay)"
-    )

@@ -5,21 +5,23 @@ Old rows are held by the attention maps of the heads that mattered most when the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.importance import HeadScores, accumulated_importance
-from seekr_lite.attention.maps import NO_ROW, MapShape
+from seekr_lite.attention.maps import NO_ROW
+from seekr_lite.attention.recording import HeadPairs, HeadRecorder, RecordedHeads, RowsRecorder
 from seekr_lite.attention.selection import Head, choose_heads, resolve_budgets
-from seekr_lite.attention.tap import HeadPairs
 from seekr_lite.attention.tappable import check_tappable
 from seekr_lite.common.seeds import generator_for, seed_for
+from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.derpp import DarkExperienceReplay, LayerHeads, LayerPairs
+from seekr_lite.methods.derpp import DarkExperienceReplay
 from seekr_lite.methods.head_scoring import score_heads
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
+from seekr_lite.model.answer_states import AnswerStates, answer_span, answer_states
 from seekr_lite.model.snapshots import SnapshotSequence
 from seekr_lite.recipe.method_names import HEADS_FOLDER
 from seekr_lite.recipe.recipe import MethodSettings
@@ -35,7 +37,7 @@ class Seekr(DarkExperienceReplay):
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)
-        check_tappable(adapters.base.model)
+        check_tappable(adapters.base.model)  # now, not only when the first task has been learned
         config = adapters.base.model.config.get_text_config()
         self.shape = (int(config.num_hidden_layers), int(config.num_attention_heads))
         self.budgets = resolve_budgets(settings, *self.shape)
@@ -44,45 +46,66 @@ class Seekr(DarkExperienceReplay):
 
     # ------------------------------------------------------------------ the loss
 
-    def watched_heads(self, replay: ReplayBatch) -> LayerPairs:
-        queries = self._query_rows(replay)
-        by_layer: dict[int, list[tuple[int, int]]] = {}
-        for index, row in enumerate(replay.rows):
-            for layer, head in self.chosen[row.task]:
-                by_layer.setdefault(layer, []).append((index, head))
-        watched: LayerPairs = {}
-        for layer, pairs in sorted(by_layer.items()):
-            rows, heads = torch.tensor(pairs).unbind(1)
-            watched[layer] = HeadPairs(rows, heads, None if queries is None else queries[rows])
-        return watched
+    def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
+        pairs = self.head_pairs(replay)
+        if not pairs:
+            return super().replay_loss(replay, totals)
+        device, positions = replay.batch.labels.device, answer_span(replay.batch) + 1
+        old: dict[int, RecordedHeads] = {}  # by layer, of the teachers
+
+        def watched(part: Batch, rows: torch.Tensor) -> AnswerStates:
+            return answer_states(self.model, part, RowsRecorder(old, pairs, rows, device), positions)
+
+        teacher = self.teacher_states(replay, watched)
+        recorder = HeadRecorder({layer: chosen.to(device) for layer, chosen in pairs.items()})
+        student = answer_states(self.model, replay.batch, recorder)
+        return [
+            *self.answer_terms(replay.batch, totals, student, teacher),
+            self.attention_term(replay, totals, pairs, recorder.layers, old),
+        ]
+
+    def watched_heads(self, task: int) -> Sequence[Head]:
+        """The heads by whose maps the old rows of a task are held: those that were chosen when it ended."""
+        return self.chosen[task]
 
     def attention_term(
         self,
         replay: ReplayBatch,
         totals: StepTotals,
-        pairs: LayerPairs,
-        student: LayerHeads,
-        teacher: LayerHeads,
+        pairs: Mapping[int, HeadPairs],
+        student: Mapping[int, RecordedHeads],
+        teacher: Mapping[int, RecordedHeads],
     ) -> LossTerm:
         """SEEKR, eq. 3-4, in the order of means of the official code.
 
-        A layer's term is the mean over a row's chosen heads and query rows, then over all rows of the step (a row
+        A layer's term is the mean over a row's watched heads and query rows, then over all rows of the step (a row
         that holds no head there counts 0); the loss is the mean over the layers that some row of the step holds.
         """
-        layers = {layer for task in totals.tasks for layer, _ in self.chosen[task]}
+        # Of the step, not of this micro-batch: so the terms of its micro-batches add up to the same mean.
+        layers = {layer for task in totals.tasks for layer, _ in self.watched_heads(task)}
         device, all_padding = replay.batch.labels.device, replay.batch.padding
         total = replay.batch.labels.new_zeros((), dtype=torch.float32)
-        for layer, chosen in pairs.items():
+        for layer, watched in pairs.items():
             own, old = student[layer], teacher[layer]
-            padding = all_padding[chosen.rows.to(device)]
-            if chosen.queries is None:
-                shape = MapShape.of_all_rows(padding, own.key.shape[1], own.scale, own.window)
-            else:
-                shape = MapShape(padding, chosen.queries.to(device), own.scale, own.window)
+            queries = None if watched.queries is None else watched.queries.to(device)
+            shape = own.map_shape(all_padding[watched.rows.to(device)], queries)
             divergence = attention_divergence(own.query, own.key, old.query, old.key, shape)  # [pairs]
-            heads_of_row = torch.bincount(chosen.rows, minlength=len(replay.rows))
-            total = total + (divergence / heads_of_row[chosen.rows].to(device)).sum()
+            heads_of_row = torch.bincount(watched.rows, minlength=len(replay.rows))
+            total = total + (divergence / heads_of_row[watched.rows].to(device)).sum()
         return LossTerm("attention_distillation", total / (totals.rows * len(layers)), self.settings.attention_weight)
+
+    def head_pairs(self, replay: ReplayBatch) -> dict[int, HeadPairs]:
+        """The watched heads of each row, by layer; on the host, where nobody waits for a GPU to count them."""
+        queries = self._query_rows(replay)
+        by_layer: dict[int, list[tuple[int, int]]] = {}
+        for index, row in enumerate(replay.rows):
+            for layer, head in self.watched_heads(row.task):
+                by_layer.setdefault(layer, []).append((index, head))
+        pairs: dict[int, HeadPairs] = {}
+        for layer, found in sorted(by_layer.items()):
+            rows, heads = torch.tensor(found).unbind(1)
+            pairs[layer] = HeadPairs(rows, heads, None if queries is None else queries[rows])
+        return pairs
 
     def _query_rows(self, replay: ReplayBatch) -> torch.Tensor | None:
         """The query rows of each batch row that are compared: `[r, m]`, NO_ROW where a row has fewer; None: all."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seekr_lite.attention.graft import MapGraft
+from seekr_lite.attention.recording import HeadRecorder, all_heads
 from seekr_lite.attention.selection import Head
-from seekr_lite.attention.tap import HeadRecorder, Recorder, all_heads, tap
+from seekr_lite.attention.tap import Recorder, tap
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.progress import Advance, current_listener, ignore
 from seekr_lite.common.seeds import generator_for
