@@ -28,7 +28,7 @@ from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.trace import trace_extraction, trace_metric
 from seekr_lite.evaluation.extraction import EXTRACTIONS
-from seekr_lite.evaluation.metrics import METRICS
+from seekr_lite.evaluation.metrics import METRICS, mean_score
 
 RELATIVE = 1e-4  # attention: fp32 on both sides
 METRIC_POINTS = 1e-6  # scores, on the scale of 0 to 100
@@ -220,7 +220,8 @@ def compare_metrics(path: Path) -> list[Number]:
                 metric = trace_metric(case)
             elif case == "superni-acc":
                 metric = "first_word_accuracy"
-            ours = METRICS[metric].score(sources, predictions, [[text] for text in references])
+            rows = zip(sources, predictions, references, strict=True)
+            ours = mean_score([METRICS[metric].score_row(source, text, [right]) for source, text, right in rows])
             numbers.append(Number(name, case, official * factor, ours, METRIC_POINTS))
     for index, case in enumerate(content["extraction"]):
         equal = EXTRACTIONS[trace_extraction(case["task"])](case["raw"]) == case["extracted"]

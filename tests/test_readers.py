@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekr_lite.common.errors import UserError
+from seekr_lite.common.seeds import generator_for
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.rows import hold_out
 from seekr_lite.data.task import Example, Task
@@ -432,7 +433,8 @@ def test_hold_out_laws(prompts: list[str], count: int) -> None:
     rows = [Example(prompt, str(i)) for i, prompt in enumerate(prompts)]
     train, validation = hold_out(rows, count, "task")
     held_out = [row.prompt for row in validation]
-    assert len(held_out) <= min(count, len(rows) // 5)
+    assert len(held_out) <= count
+    assert len(rows) - len(train) <= len(rows) // 5
     assert len(set(held_out)) == len(held_out)
     assert train == [row for row in rows if row.prompt not in held_out]
     assert train, "something must remain to learn from"
@@ -448,6 +450,21 @@ def test_hold_out_is_the_same_for_every_call() -> None:
 def test_hold_out_takes_a_fifth_at_most() -> None:
     train, validation = hold_out([Example(str(i), "x") for i in range(50)], 40, "task")
     assert (len(train), len(validation)) == (40, 10)
+
+
+def test_hold_out_passes_over_a_prompt_that_fills_the_task() -> None:
+    rows = [Example("the same", str(i)) for i in range(99)] + [Example("another", "x")]
+    for task in ("a", "b", "c", "d"):
+        train, validation = hold_out(rows, 20, task)
+        assert (len(train), validation) == (99, [rows[-1]])
+
+
+def test_hold_out_of_different_prompts_is_the_plain_draw() -> None:
+    """Rows that were held out stay so from one version to the next: a run that goes on learns from the same ones."""
+    rows = [Example(str(i), "x") for i in range(100)]
+    _, validation = hold_out(rows, 6, "task")
+    drawn = generator_for(0, "validation", "task").sample(sorted(str(i) for i in range(100)), 6)
+    assert [row.prompt for row in validation] == drawn
 
 
 # The real data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -313,6 +314,19 @@ def test_a_number_that_now_belongs_to_another_process_holds_no_lock(tmp_path: Pa
     (tmp_path / ".lock").write_text(json.dumps({"process": os.getpid(), "machine": "here"}))
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_disk_without_locks_is_said_in_words(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path / "run"):
+        assert f"{tmp_path / 'run'}: this disk knows no file locks" in caplog.text
 
 
 def test_what_a_stop_left_half_written_is_cleared_away(a_copy: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 import seekr_lite as sl
 from seekr_lite.cli.app import app
 from seekr_lite.common.progress import Listener
+from seekr_lite.evaluation.metrics import METRICS, Metric
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.general_text import split_text
 
@@ -100,6 +101,20 @@ def test_another_data_set_is_tested(run: sl.Run, tmp_path: Path) -> None:
 def test_keys_of_another_data_set_can_be_set(run: sl.Run) -> None:
     (one,) = run.evaluate("shade", ["tail"], "toy", ["data.test_limit=2", "data.metric=rouge_l"])
     assert one.metric == "rouge_l"
+
+
+def test_every_row_is_scored_once(run: sl.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric may take seconds for a row, and what a user measures may draw."""
+    scored: list[str] = []
+
+    def score_row(source: str, prediction: str, references: Sequence[str]) -> float:
+        scored.append(source)
+        return float(len(scored))
+
+    monkeypatch.setitem(METRICS, "exact_match", Metric("exact_match", "the number of the row", score_row))
+    (one,) = run.evaluate("shade", ["mine"], f"jsonl:{jsonl(tmp_path)}")
+    assert scored == [f"keeper: wolf {i} ->" for i in range(3)]
+    assert one.score == pytest.approx(2)
 
 
 # ------------------------------------------------------------------ a general text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,25 @@ def example(
 
 
 def hold_out(rows: Sequence[Example], count: int, task: str) -> tuple[list[Example], list[Example]]:
-    """(training rows, validation rows): `count` rows with different prompts, at most a fifth of all, drawn by the
-    task's name alone; rows with the same prompt as a held-out one leave training too."""
-    prompts = sorted({row.prompt for row in rows})
-    drawn = generator_for(0, "validation", task).sample(prompts, min(count, len(rows) // 5, max(0, len(prompts) - 1)))
-    held_out = set(drawn)
+    """(training rows, validation rows): `count` rows with different prompts, drawn by the task's name alone.
+
+    All rows with a held-out prompt leave training, and at most a fifth of the rows leaves: a prompt that is repeated
+    more often than there is room for is passed over, and the next one takes its place.
+    """
+    copies = Counter(row.prompt for row in rows)
+    prompts, room = sorted(copies), len(rows) // 5
+    generator = generator_for(0, "validation", task)
+    drawn = generator.sample(prompts, min(count, room, len(prompts)))
+    others = sorted(copies.keys() - set(drawn))
+    generator.shuffle(others)
+    held_out: list[str] = []
+    for prompt in (*drawn, *others):
+        if len(held_out) < count and copies[prompt] <= room:
+            held_out.append(prompt)
+            room -= copies[prompt]
     first = {row.prompt: row for row in reversed(rows)}
-    return [row for row in rows if row.prompt not in held_out], [first[prompt] for prompt in drawn]
+    left = set(held_out)
+    return [row for row in rows if row.prompt not in left], [first[prompt] for prompt in held_out]
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:

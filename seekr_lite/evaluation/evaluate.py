@@ -71,7 +71,7 @@ def evaluate_task(
         Interrupted: a stop was asked for; the draft has the batches so far.
     """
     from seekr_lite.evaluation.extraction import EXTRACTIONS
-    from seekr_lite.evaluation.metrics import METRICS
+    from seekr_lite.evaluation.metrics import METRICS, mean_score
 
     data, limits = recipe.data, recipe.evaluate
     prompts = encode_prompts(
@@ -96,16 +96,11 @@ def evaluate_task(
         nll = mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens)
     written = [by_row[row] for row in range(len(sources))]
     extract, metric = EXTRACTIONS[task.extraction], METRICS[task.metric]
-    answers = [extract(text) for text in written]
-    references = [row.references or (row.answer,) for row in task.test]
-    return TaskResult(
-        score=metric.score(sources, answers, references),
-        nll=nll,
-        predictions=tuple(
-            Prediction(source, text, tuple(right), metric.score_row(source, answer, right))
-            for source, text, answer, right in zip(sources, written, answers, references, strict=True)
-        ),
-    )
+    references = [tuple(row.references) or (row.answer,) for row in task.test]
+    rows = list(zip(sources, written, references, strict=True))
+    scores = [metric.score_row(source, extract(text), right) for source, text, right in rows]
+    predictions = tuple(Prediction(*row, score) for row, score in zip(rows, scores, strict=True))
+    return TaskResult(mean_score(scores), nll, predictions)
 
 
 @contextmanager

@@ -29,13 +29,10 @@ class Metric:
     description: str
     score_row: RowScore
 
-    def score(
-        self, sources: Sequence[str], predictions: Sequence[str], references_lists: Sequence[Sequence[str]]
-    ) -> float:
-        """The mean of the rows' scores; 0 where there are no rows."""
-        rows = zip(sources, predictions, references_lists, strict=True)
-        scores = [self.score_row(source, prediction, references) for source, prediction, references in rows]
-        return math.fsum(scores) / len(scores) if scores else 0.0
+
+def mean_score(scores: Sequence[float]) -> float:
+    """The score of a task from those of its rows; 0 where there are no rows."""
+    return math.fsum(scores) / len(scores) if scores else 0.0
 
 
 def best_of(compare: Callable[[str, str], float]) -> RowScore:

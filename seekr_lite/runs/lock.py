@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import writing
 
 LOCK_FILE = ".lock"
 MAX_HOLDER_BYTES = 500
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # a disk says that it knows none
 
 
 @contextmanager
@@ -32,37 +36,40 @@ def locked(folder: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{folder}: this folder cannot be made: {reason}; name another one") from None
+    # The file stays when the lock is given up: who waits for a deleted one would hold a lock that nobody else sees.
+    path = folder / LOCK_FILE
+    lock = FileLock(path, blocking=False, preserve_lock_file=True, on_acquired=_write_holder)
     with writing(folder):
-        # Without a buffer, so that closing has nothing left to write.
-        file = (folder / LOCK_FILE).open("ab+", buffering=0)
-    with file:
-        if not _take(file):
-            file.seek(0)
-            holder = _holder(file.read(MAX_HOLDER_BYTES))
-            raise UserError(f"{folder}: another process works in this folder ({holder}); wait, or stop it")
-        with writing(folder / LOCK_FILE):
-            file.truncate(0)
-            file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname()}).encode())
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{folder}: another process works in this folder ({_holder(path)}); wait, or stop it"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logging.getLogger(__name__).warning(
+                "%s: this disk knows no file locks; see to it that no other process works in this folder", folder
+            )
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def _take(file: FileIO) -> bool:
+def _write_holder(descriptor: int) -> None:
+    """Names this process in the lock file. Its first byte is a blank: on Windows the lock hides it from others."""
+    holder = json.dumps({"process": os.getpid(), "machine": socket.gethostname()})
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f" {holder}".encode())
+
+
+def _holder(path: Path) -> str:
     try:
-        import fcntl
-    except ImportError:  # Windows: no such lock; two processes are not kept apart
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
-def _holder(text: bytes) -> str:
-    try:
-        values = json.loads(text)
+        with path.open("rb") as file:
+            file.seek(1)
+            values = json.loads(file.read(MAX_HOLDER_BYTES))
         return f"process {values['process']} on {values['machine']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "which one is not known"
