@@ -11,20 +11,14 @@ micro-batches; taken for granted is that cards are alike.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
+from benchmarks.harness import add_overrides, benchmark_parser, publish, recipe_of
 from seekr_lite.common.processes import Processes
 from seekr_lite.data.batch import split_by_tokens
 from seekr_lite.evaluation.scoreboard import planned_evaluations
@@ -84,18 +78,15 @@ def testing(recipe: Recipe, tasks: Sequence[TaskRows], cards: int, speed: Speed)
     return seconds
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    quiet_libraries()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    add_overrides(parser)
     parser.add_argument("--cards", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--tokens-per-second", type=float, help="of training on one card; by default that of `plan`")
     parser.add_argument("--gigabytes-per-second", type=float, default=10.0, help="of the slowest link between cards")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--output", type=Path, help="write the result to this file, too")
-    options = parser.parse_args(arguments)
-    recipe = Recipe.from_toml(options.recipe, options.overrides)
+    options = parser.parse_args()
+    recipe = recipe_of(options)
     plan, tasks = make_plan(recipe, options.tokens_per_second), read_workload(recipe).tasks
     if plan.speed is None or not tasks:
         raise SystemExit("give the recipe's data (--set data.path=...), and --tokens-per-second for a small base")
@@ -104,47 +95,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for cards in options.cards:
         exchange = 2 * (cards - 1) / cards * gradients / (1e9 * options.gigabytes_per_second)
         seconds, steps = training(recipe, tasks, cards, plan.speed, exchange)
-        tests = testing(recipe, tasks, cards, plan.speed)
         found.append(
             {
                 "cards": cards,
                 "training_hours": seconds / 3600,
-                "testing_hours": tests / 3600,
+                "testing_hours": testing(recipe, tasks, cards, plan.speed) / 3600,
                 "seconds_a_step": seconds / steps,
                 "exchange_seconds_a_step": exchange,
             }
         )
-    result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/cards.py", *(arguments or sys.argv[1:])]),
+    result = {
         "gradient_bytes": gradients,
         "steps": steps,
         "cards": found,
         "counted": plan.counted,
         "speed": plan.speed.source,
         "gigabytes_per_second": options.gigabytes_per_second,
-        "versions": versions(),
     }
-    if options.output:
-        write_json(options.output, result)
-    print(json.dumps(result, indent=2) if options.json else table(result))
-
-
-def table(result: dict[str, Any]) -> str:
-    lines = [
-        f"{result['steps']:,} steps; LoRA gradients of {result['gradient_bytes']:,} bytes, exchanged at "
-        f"{result['gigabytes_per_second']:g} GB/s",
-        f"Tokens: {result['counted']}. Speed: {result['speed']}.",
-        f"\n{'cards':>5}{'step, s':>10}{'exchange, s':>13}{'training, h':>13}{'testing, h':>12}{'speed-up':>10}",
-    ]
-    one = result["cards"][0]
-    for found in result["cards"]:
-        hours = found["training_hours"] + found["testing_hours"]
-        ratio = (one["training_hours"] + one["testing_hours"]) / hours
-        lines.append(
-            f"{found['cards']:>5}{found['seconds_a_step']:>10.2f}{found['exchange_seconds_a_step']:>13.3f}"
-            f"{found['training_hours']:>13.2f}{found['testing_hours']:>12.2f}{ratio:>10.2f}"
-        )
-    return "\n".join(lines)
+    publish(options, result)
 
 
 if __name__ == "__main__":

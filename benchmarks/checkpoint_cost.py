@@ -4,43 +4,27 @@
 
 The recipe's first task is learned without checkpoints and with one after every step, in turn. A checkpoint's seconds
 are taken twice: by the clock around it (the state copied, written, synced), and as what the whole of the steps takes
-longer, by the step. Their share is those seconds over `run.checkpoint_minutes`.
+longer, by the step (below zero where noise is larger). Their share is those seconds over `run.checkpoint_minutes`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
-from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
+from benchmarks.harness import add_overrides, benchmark_parser, in_turns, publish, recipe_of
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.checkpoint_file import CheckpointFile
+from seekr_lite.runs.tasks import gather_tasks
+from seekr_lite.training.learner import Learner
 from seekr_lite.training.training_state import Checkpoints, TrainingState
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Medians. whole: seconds of a checkpoint by what the steps take longer; below zero where noise is larger."""
-
-    steps: int
-    checkpoint_bytes: int
-    step_seconds: float
-    checkpoint_seconds: float
-    checkpoint_seconds_by_the_whole: float
-    interval_seconds: float
-    share: float
-    share_by_the_whole: float
 
 
 class TimedCheckpoints(CheckpointFile):
@@ -55,6 +39,9 @@ class TimedCheckpoints(CheckpointFile):
         self._due = time.perf_counter()
         return super().due(steps)
 
+    def load(self, stage: int) -> None:
+        """Every repeat begins anew."""
+
     def save(self, state: TrainingState) -> None:
         super().save(state)
         self.seconds.append(time.perf_counter() - self._due)
@@ -62,9 +49,6 @@ class TimedCheckpoints(CheckpointFile):
 
 def learn_once(recipe: Recipe, checkpoints: Checkpoints) -> tuple[int, float]:
     """Steps, and seconds of the first task, by a learner of its own."""
-    from seekr_lite.runs.tasks import gather_tasks
-    from seekr_lite.training.learner import Learner
-
     task = gather_tasks(recipe, None, ())[0]
     learner = Learner(recipe)
     started = time.perf_counter()
@@ -72,59 +56,37 @@ def learn_once(recipe: Recipe, checkpoints: Checkpoints) -> tuple[int, float]:
     return learned.steps, time.perf_counter() - started
 
 
-def measure(recipe: Recipe, repeats: int) -> Cost:
+def measure(recipe: Recipe, repeats: int) -> dict[str, Any]:
     if recipe.run.checkpoint_minutes is None:
         raise SystemExit("the recipe makes no checkpoints by time; set run.checkpoint_minutes")
-    plain: list[float] = []
-    with_checkpoints: list[float] = []
-    each: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(repeats):
-            for checked in (False, True) if repeat % 2 == 0 else (True, False):
-                timed = TimedCheckpoints(Path(folder) / f"{repeat}.safetensors")
-                steps, seconds = learn_once(recipe, timed if checked else Checkpoints())
-                (with_checkpoints if checked else plain).append(seconds)
-                each += timed.seconds
-                print(f"{steps} steps {'with' if checked else 'without'} checkpoints: {seconds:.1f} s", file=sys.stderr)
-        size = (Path(folder) / "0.safetensors").stat().st_size
-    interval, by_the_whole = 60 * recipe.run.checkpoint_minutes, (median(with_checkpoints) - median(plain)) / steps
-    return Cost(
-        steps=steps,
-        checkpoint_bytes=size,
-        step_seconds=median(plain) / steps,
-        checkpoint_seconds=median(each),
-        checkpoint_seconds_by_the_whole=by_the_whole,
-        interval_seconds=interval,
-        share=median(each) / interval,
-        share_by_the_whole=by_the_whole / interval,
-    )
+        path = Path(folder) / "checkpoint.safetensors"
+        timed = TimedCheckpoints(path)
+        ways = {"without": partial(learn_once, recipe, Checkpoints()), "with": partial(learn_once, recipe, timed)}
+        found = in_turns(ways, repeats)
+        size = path.stat().st_size
+    steps = found["with"][0][0]
+    plain, checked = (median(seconds for _, seconds in found[way]) for way in ("without", "with"))
+    each, by_the_whole, interval = median(timed.seconds), (checked - plain) / steps, 60 * recipe.run.checkpoint_minutes
+    return {
+        "steps": steps,
+        "checkpoint_bytes": size,
+        "step_seconds": plain / steps,
+        "checkpoint_seconds": each,
+        "checkpoint_seconds_by_the_whole": by_the_whole,
+        "interval_seconds": interval,
+        "share": each / interval,
+        "share_by_the_whole": by_the_whole / interval,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    add_overrides(parser)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
-    cost = measure(Recipe.from_toml(options.recipe, options.overrides), options.repeats)
-    result = {
-        "command": " ".join(["python", "benchmarks/checkpoint_cost.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
-        **asdict(cost),
-    }
-    if options.output:
-        write_json(options.output, result)
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(
-        f"{cost.checkpoint_bytes / 2**20:.1f} MiB in {cost.checkpoint_seconds:.3f} s (by the whole: "
-        f"{cost.checkpoint_seconds_by_the_whole:.3f} s), every {cost.interval_seconds:.0f} s: {100 * cost.share:.2f}%"
-    )
+    publish(options, measure(recipe_of(options), options.repeats))
 
 
 if __name__ == "__main__":

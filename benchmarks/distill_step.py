@@ -1,7 +1,7 @@
 """What attention distillation costs, and what it costs the official way.
 
-    python benchmarks/distill_step.py                       # CPU: 4 layers of Llama-2-7B's width, minutes
-    python benchmarks/distill_step.py --device cuda         # all 32 layers, NF4 where bitsandbytes is installed
+    python benchmarks/distill_step.py                       # CPU: 4 layers of Llama-2-7B's width (held: 3), minutes
+    python benchmarks/distill_step.py --device cuda         # all 32 layers (SEEKR holds heads in 24), NF4
     python benchmarks/distill_step.py --quick --json        # toy shapes, to see that it runs
 
 One run measures, for the same random model and the same row of tokens:
@@ -20,20 +20,23 @@ allocator, by default its maps are fresh pages each time: MALLOC_MMAP_THRESHOLD_
 MALLOC_TOP_PAD_ of some GB in the environment keep them, and leave the arithmetic.
 
 Time is the median of interleaved repeats. Saved bytes are what autograd holds between forward and backward: each
-storage once, without the model's weights and without cached teacher maps. Legend: h heads, n tokens, d size of a head.
+storage once, without the model's weights and without cached teacher maps; with checkpointing they are the layers'
+inputs, and what a layer makes again shows in the peak only. Weights are random; one row, whose end is the answer.
+
+What is official: its script runs without checkpointing (its own, re-entrant one would drop the gradient of the
+attention loss), so "official replay" compares with "plain, no checkpointing"; "official replay, checkpointed" is the
+best that can be made of it, which the official code does not have. Its teacher maps and logits lie on the device
+already and logits are made for the answer only, where the code copies maps from the host and makes all logits; scores
+and masks are in place. All of it is leaner than its code.
+
+Legend: h heads, n tokens, d size of a head.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
-import importlib.metadata
-import importlib.util
-import json
 import os
-import platform
-import shlex
 import statistics
 import sys
 import time
@@ -42,7 +45,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
+from benchmarks.harness import benchmark_parser, device_name, publish
 from benchmarks.official_attention import (
     ChosenHeads,
     OfficialDistillation,
@@ -62,7 +64,6 @@ from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.maps import MapShape
 from seekr_lite.attention.recording import HeadPairs, select_heads
 from seekr_lite.attention.tap import AttentionCall, tap
-from seekr_lite.common.files import write_text
 from seekr_lite.common.memory import forget_peak, memory_in_use, peak_memory
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
@@ -71,11 +72,12 @@ from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span
-from seekr_lite.model.base import Base, checkpoint_activations, keep_trainable
+from seekr_lite.model.base import Base, checkpoint_activations
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.losses import cross_entropy_sum, soft_cross_entropy_sum
 from seekr_lite.model.snapshots import SnapshotSequence
-from seekr_lite.recipe.recipe import AdapterSettings, MethodSettings
+from seekr_lite.recipe.recipe import AdapterSettings, MethodSettings, Recipe
+from seekr_lite.tools.plan.measure import random_base
 
 SEED = 0
 PAD = 0
@@ -83,10 +85,7 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Shape:
-    """The model and the row. `held_layers` layers hold `held_heads` chosen heads each.
-
-    brief: beyond the first length only the steps with checkpointing are measured, to save minutes.
-    """
+    """The model and the row. `held_layers` layers hold `held_heads` chosen heads each."""
 
     layers: int
     held_layers: int
@@ -99,7 +98,6 @@ class Shape:
     answer_tokens: int = 128
     dtype: str = "bfloat16"
     term_dtype: str = "bfloat16"  # of the attention term of one layer
-    brief: bool = False
 
     @property
     def head_size(self) -> int:
@@ -107,7 +105,7 @@ class Shape:
 
 
 LLAMA_2_7B = Shape(layers=32, held_layers=24, held_heads=5)  # SEEKR's budgets: 24 layers, 128 heads
-ON_CPU = Shape(layers=4, held_layers=3, held_heads=5, term_dtype="float32", brief=True)  # the same share of layers
+ON_CPU = Shape(layers=4, held_layers=3, held_heads=5, term_dtype="float32")  # the same share of layers
 QUICK = Shape(2, 1, 2, hidden=64, heads=4, intermediate=96, vocabulary=64, tokens=(32, 48), answer_tokens=8)
 
 Attention = Callable[[Any], AbstractContextManager[Any]]
@@ -134,20 +132,17 @@ class Measured:
     peak_bytes: int | None = None
     failure: str | None = None
 
-    @property
-    def median_seconds(self) -> float | None:
-        return statistics.median(self.seconds) if self.seconds and self.failure is None else None
-
     def as_json(self) -> dict[str, Any]:
-        return {"median_seconds": self.median_seconds, **asdict(self)}
+        median = statistics.median(self.seconds) if self.failure is None else None
+        return {"median_seconds": median, **asdict(self)}
 
 
 # ------------------------------------------------------------------ the model
 
 
 def build_base(shape: Shape, device: torch.device, four_bit: bool) -> Base:
-    """A Llama with random weights, in bf16 or with its linear layers in NF4, frozen."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    """A Llama with random weights, in the shape's dtype or with its linear layers in NF4, frozen."""
+    from transformers import LlamaConfig
 
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
@@ -157,39 +152,14 @@ def build_base(shape: Shape, device: torch.device, four_bit: bool) -> Base:
         num_attention_heads=shape.heads,
         max_position_embeddings=max(shape.tokens),
         pad_token_id=PAD,
-        use_cache=False,
     )
-    torch.manual_seed(SEED)
-    with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, shape.dtype), attn_implementation="sdpa")
-    if four_bit:
-        quantise(model)
-    model.requires_grad_(False)
-    keep_trainable(model)
-    return Base(model, SimpleNamespace(pad_token_id=PAD), "random")  # type: ignore[arg-type]
-
-
-def quantise(model: Any) -> None:
-    """Puts the linear layers, but for the output layer, in NF4 with double quantisation, as the product loads them."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    for parent in list(model.model.modules()):
-        for name, linear in list(parent.named_children()):
-            if type(linear) is not torch.nn.Linear:
-                continue
-            weight = linear.weight.data
-            packed = Linear4bit(
-                linear.in_features,
-                linear.out_features,
-                bias=False,
-                compute_dtype=weight.dtype,
-                compress_statistics=True,
-                quant_type="nf4",
-                device="meta",
-            )
-            packed.weight = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
-            setattr(parent, name, packed.to(weight.device))  # quantised by the move
-    model.is_loaded_in_4bit = True  # PEFT looks here
+    recipe = Recipe.from_dict(
+        {
+            "base": {"model": "random", "quantization": "nf4" if four_bit else "none"},
+            "data": {"format": "toy", "tasks": ["shade"]},
+        }
+    )
+    return random_base(config, recipe, getattr(torch, shape.dtype), device)
 
 
 def build_method(base: Base, shape: Shape) -> Seekr:
@@ -221,11 +191,8 @@ def held_heads(shape: Shape) -> tuple[tuple[int, int], ...]:
 # ------------------------------------------------------------------ whole steps
 
 
-def step_cases(method: Seekr, shape: Shape, tokens: int, brief: bool) -> list[Case]:
-    """Plain, our and the official step, with gradient checkpointing on, the product's default.
-
-    Unless brief, also with it off, and one scoring pass.
-    """
+def step_cases(method: Seekr, shape: Shape, tokens: int) -> list[Case]:
+    """Plain, our and the official step, with gradient checkpointing on (the product's default) and off; scoring."""
     base = method.adapters.base
     ids = torch.randint(1, shape.vocabulary, (tokens,), generator=torch.Generator().manual_seed(SEED))
     row = EncodedExample(tuple(ids.tolist()), shape.answer_tokens)
@@ -260,18 +227,15 @@ def step_cases(method: Seekr, shape: Shape, tokens: int, brief: bool) -> list[Ca
     def around(checkpointing: bool, attention: Attention) -> Callable[[], AbstractContextManager[None]]:
         return partial(prepared, method.adapters, checkpointing, attention)
 
-    checkpointed = [
+    return [
         Case("plain", plain, around(True, tap)),
         Case("our replay", ours, around(True, tap)),
         Case("official replay, checkpointed", official, around(True, official_attention), teacher.tensors),
-    ]
-    others = [
         Case("plain, no checkpointing", plain, around(False, tap)),
         Case("our replay, no checkpointing", ours, around(False, tap)),
         Case("official replay", official, around(False, official_attention), teacher.tensors),
         Case("scoring of one sample", scoring, around(True, nullcontext)),  # it taps by itself
     ]
-    return checkpointed if brief else checkpointed + others
 
 
 @contextmanager
@@ -448,20 +412,26 @@ def start_peak(device: torch.device) -> int | None:
 
 
 def ratios(measured: dict[str, Measured]) -> dict[str, float | None]:
-    """What the figures come to; None where a part is missing."""
-    eager, sdpa, ours = "one layer, eager and official term", "one layer, sdpa", "attention term, ours"
-    seconds = {name: of.median_seconds for name, of in measured.items()}
-    saved = {name: of.saved_bytes for name, of in measured.items() if of.failure is None}
+    """What the figures come to; None where a part ran out of memory."""
+    seconds = {name: statistics.median(of.seconds) for name, of in measured.items() if of.failure is None}
+    saved = {name: float(of.saved_bytes) for name, of in measured.items() if of.failure is None}
 
-    def over(above: float | None, below: float | None) -> float | None:
-        return None if above is None or below is None else above / below
-
-    def more(of: dict[str, Any], one: str, other: str) -> float | None:
-        above, below = of.get(one), of.get(other)
-        return None if above is None or below is None else above - below
+    def ratio(above: Callable[[], float], below: Callable[[], float]) -> float | None:
+        try:
+            return above() / below()
+        except KeyError:
+            return None
 
     def slower(one: str, other: str) -> float | None:
-        return over(seconds.get(one), seconds.get(other))
+        return ratio(lambda: seconds[one], lambda: seconds[other])
+
+    def of_the_term(figures: dict[str, float]) -> float | None:
+        """The official term is what eager attention and the comparison cost more than sdpa."""
+        eager, sdpa, ours = "one layer, eager and official term", "one layer, sdpa", "attention term, ours"
+        return ratio(lambda: figures[eager] - figures[sdpa], lambda: figures[ours])
+
+    def beyond_plain(name: str) -> Callable[[], float]:
+        return lambda: saved[name] - saved["plain, no checkpointing"]
 
     return {
         "our replay / plain": slower("our replay", "plain"),
@@ -469,12 +439,11 @@ def ratios(measured: dict[str, Measured]) -> dict[str, float | None]:
         "our replay / plain, no checkpointing": slower("our replay, no checkpointing", "plain, no checkpointing"),
         "official replay / plain, no checkpointing": slower("official replay", "plain, no checkpointing"),
         "scoring of one sample / plain": slower("scoring of one sample", "plain"),
-        "bytes beyond plain, no checkpointing: official / ours": over(
-            more(saved, "official replay", "plain, no checkpointing"),
-            more(saved, "our replay, no checkpointing", "plain, no checkpointing"),
+        "bytes beyond plain, no checkpointing: official / ours": ratio(
+            beyond_plain("official replay"), beyond_plain("our replay, no checkpointing")
         ),
-        "attention term: official bytes / ours": over(more(saved, eager, sdpa), saved.get(ours)),
-        "attention term: official time / ours": over(more(seconds, eager, sdpa), seconds.get(ours)),
+        "attention term: official bytes / ours": of_the_term(saved),
+        "attention term: official time / ours": of_the_term(seconds),
     }
 
 
@@ -488,48 +457,23 @@ def caches(shape: Shape, tokens: int) -> dict[str, int]:
     }
 
 
-def notes(shape: Shape) -> list[str]:
-    """What one must know to read the figures."""
-    lines = [
-        "official replay: checkpointing off, as its script runs it (its own, re-entrant checkpointing would drop the "
-        'gradient of the attention loss); it compares with "plain, no checkpointing".',
-        "official replay, checkpointed: the best that can be made of it, with non-reentrant checkpointing, where the "
-        "maps are made again in the backward pass; the official code has no such mode.",
-        "The official steps read teacher maps and logits that lie on the device already, and make logits of the answer "
-        "only: the official code copies maps from the host and makes all logits.",
-        "Scores and masks of the official way are in place and its mask is made once a step: leaner than its code.",
-        "Saved bytes with checkpointing are the layers' inputs; what a layer makes again shows in the peak only.",
-        "Random weights; one row; the answer is the row's end.",
-    ]
-    if shape.brief:
-        lines.append("Beyond the first length only steps with checkpointing are measured, to save time.")
-    if shape.layers != LLAMA_2_7B.layers:
-        held = f"{shape.held_layers} of them with {shape.held_heads} chosen heads each"
-        lines.insert(0, f"{shape.layers} layers, {held}; Llama-2-7B has 32, and SEEKR holds heads in 24.")
-    return lines
-
-
-def installed(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def report(arguments: argparse.Namespace, command: list[str]) -> dict[str, Any]:
-    device = torch.device(arguments.device)
-    cuda = device.type == "cuda"
-    shape = QUICK if arguments.quick else LLAMA_2_7B if cuda else ON_CPU
-    four_bit = cuda and importlib.util.find_spec("bitsandbytes") is not None
-    method = build_method(build_base(shape, device, four_bit), shape)
+def main() -> None:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="toy shapes")
+    parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the row, in place of the shape's own")
+    parser.add_argument("--repeats", type=int, help="timed repeats of each step (the term's: three times as many)")
+    options = parser.parse_args()
+    device, cuda = torch.device(options.device), options.device == "cuda"
+    shape = QUICK if options.quick else LLAMA_2_7B if cuda else ON_CPU
+    method = build_method(build_base(shape, device, four_bit=cuda), shape)
     gc.freeze()  # what is there by now stays: collecting between passes need not look at it
-    repeats = arguments.repeats or (2 if arguments.quick else 5 if cuda else 3)
-    lengths: list[dict[str, Any]] = []
-    for tokens in arguments.tokens or shape.tokens:
+    repeats = options.repeats or (2 if options.quick else 5 if cuda else 3)
+    lengths = []
+    for tokens in options.tokens or shape.tokens:
         print(f"{tokens} tokens ...", file=sys.stderr)
         meter = Meter(device, [*method.model.parameters(), *method.model.buffers()])
-        brief = shape.brief and bool(lengths)
-        measured = meter.measure(step_cases(method, shape, tokens, brief), repeats)
+        measured = meter.measure(step_cases(method, shape, tokens), repeats)
         measured |= meter.measure(term_cases(shape, tokens, device), 3 * repeats)
         lengths.append(
             {
@@ -540,55 +484,16 @@ def report(arguments: argparse.Namespace, command: list[str]) -> dict[str, Any]:
             }
         )
     gc.unfreeze()
-    packages = ["torch", "transformers", "peft", *(["bitsandbytes"] if four_bit else [])]
-    return {
-        "command": shlex.join(command),
+    result = {
         "device": device_name(device),
-        "versions": {"python": platform.python_version(), "seekr-lite": installed("seekr-lite")}
-        | {name: installed(name) for name in packages},
-        "shape": {**asdict(shape), "tokens": list(arguments.tokens or shape.tokens)},
+        "shape": {**asdict(shape), "tokens": list(options.tokens or shape.tokens)},
         "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
-        "base": "nf4" if four_bit else shape.dtype,
+        "base": "nf4" if cuda else shape.dtype,
         "adapter": AdapterSettings().model_dump(),
         "repeats": repeats,
-        "notes": notes(shape),
         "lengths": lengths,
     }
-
-
-def print_table(made: dict[str, Any]) -> None:
-    print(f"{made['device']}; base {made['base']}; {made['repeats']} repeats; {made['shape']['layers']} layers")
-    for length in made["lengths"]:
-        print(f"\n{length['tokens']} tokens{'':33}{'seconds':>10}{'saved MiB':>12}{'peak MiB':>12}")
-        for name, case in length["cases"].items():
-            seconds = case["failure"] or f"{case['median_seconds']:.4f}"
-            print(f"  {name:<42}{seconds:>10}{_mebibytes(case['saved_bytes']):>12}{_mebibytes(case['peak_bytes']):>12}")
-        for name, ratio in length["ratios"].items():
-            print(f"  {name:<58}{'-' if ratio is None else f'{ratio:.2f}':>10}")
-    print("", *made["notes"], sep="\n")
-
-
-def _mebibytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**20:,.1f}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--quick", action="store_true", help="toy shapes")
-    parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the row, in place of the shape's own")
-    parser.add_argument("--repeats", type=int, help="timed repeats of each step (the term's: three times as many)")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.add_argument("--output", type=Path, help="write the JSON into this file, too")
-    arguments = parser.parse_args()
-    made = report(arguments, ["python", "benchmarks/distill_step.py", *sys.argv[1:]])
-    text = json.dumps(made, indent=2) + "\n"
-    if arguments.output:
-        write_text(arguments.output, text)
-    if arguments.json:
-        print(text, end="")
-    else:
-        print_table(made)
+    publish(options, result)
 
 
 if __name__ == "__main__":

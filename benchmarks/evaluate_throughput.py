@@ -15,12 +15,11 @@ plain way padded as ours is, too: that tells what comes of the padding alone, an
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -30,10 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
-from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
+from benchmarks.harness import benchmark_parser, in_turns, publish
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.trace import TRACE_EXTRACTIONS
@@ -88,22 +84,34 @@ def prepare(recipe: Recipe, adapter: Path | None) -> Examination:
     return Examination(model.eval(), tokenizer, prompts, data.max_answer_tokens, recipe.evaluate.batch_tokens)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The answers of one way, and the seconds of clock and CPU (of all threads) that they took."""
+
+    texts: list[str]
+    clock: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.1f} s"
+
+
 @torch.no_grad()
+def timed(answer: Callable[[], list[str]]) -> Answered:
+    started, cpu_started = time.perf_counter(), time.process_time()
+    texts = answer()
+    return Answered(texts, time.perf_counter() - started, time.process_time() - cpu_started)
+
+
 def measure(examination: Examination, repeats: int, control: bool) -> dict[str, Any]:
     """Seconds of both ways, in turns, and how many of their answers are the same text."""
     ways: dict[str, Callable[[], list[str]]] = {"plain": examination.plain, "ours": examination.ours}
     if control:
-        ways["plain, padded as ours"] = lambda: examination.plain(ALIGNED)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
-    texts: dict[str, list[str]] = {}
-    for repeat in range(repeats):
-        for name in ways if repeat % 2 == 0 else reversed(ways):
-            started, cpu_started = time.perf_counter(), time.process_time()
-            texts[name] = ways[name]()
-            seconds[name].append(time.perf_counter() - started)
-            cpu_seconds[name].append(time.process_time() - cpu_started)
-            print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
+        ways["plain, padded as ours"] = partial(examination.plain, ALIGNED)
+    found = in_turns({name: partial(timed, answer) for name, answer in ways.items()}, repeats)
+    seconds = {name: [one.clock for one in times] for name, times in found.items()}
+    cpu_seconds = {name: [one.cpu for one in times] for name, times in found.items()}
+    texts = {name: times[-1].texts for name, times in found.items()}
     rows = len(examination.prompts)
     lengths = [len(ids) for ids in examination.tokenizer(texts["plain"], add_special_tokens=False)["input_ids"]]
     return {
@@ -112,7 +120,7 @@ def measure(examination: Examination, repeats: int, control: bool) -> dict[str, 
         "answer_tokens": sum(lengths),
         "answers_at_the_limit": sum(length >= examination.max_new_tokens for length in lengths),
         "seconds": seconds,
-        "cpu_seconds": cpu_seconds,  # of all threads: what other work on the machine does not stretch
+        "cpu_seconds": cpu_seconds,  # what other work on the machine does not stretch
         "cpu_ratio": median(cpu_seconds["plain"]) / median(cpu_seconds["ours"]),
         "samples_per_second": {name: rows / median(times) for name, times in seconds.items()},
         "ratio": median(seconds["plain"]) / median(seconds["ours"]),
@@ -149,7 +157,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--model", default="models/smollm2-135m-instruct", metavar="FOLDER")
     parser.add_argument("--data", default="data/TRACE-Benchmark/LLM-CL-Benchmark_Reasoning", metavar="FOLDER")
     parser.add_argument("--adapter", type=Path, metavar="FOLDER", help="a trained adapter (rank and all as they are)")
@@ -165,36 +173,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--control", action="store_true", help="the plain way padded as ours, too")
     parser.add_argument("--quick", action="store_true", help="toy tasks on the tiny base")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
     recipe = recipe_of(options)
     measured = measure(prepare(recipe, options.adapter), options.repeats, options.control)
     result = {
-        "command": shlex.join(["python", "benchmarks/evaluate_throughput.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
         "base": recipe.base.model_dump(),
         "limits": {"prompt_tokens": recipe.data.max_prompt_tokens, "answer_tokens": recipe.data.max_answer_tokens},
         "batch": {"plain_rows": PLAIN_BATCH, "our_tokens": recipe.evaluate.batch_tokens},
         **measured,
     }
-    if options.output:
-        write_json(options.output, result)
-    print(json.dumps(result, indent=2) if options.json else table(result))
-
-
-def table(result: dict[str, Any]) -> str:
-    speed = result["samples_per_second"]
-    lines = [
-        f"{result['rows']} rows, {result['base']['dtype']}, {result['device']}",
-        f"plain generate, batch 16   {speed['plain']:8.2f} samples/s",
-        f"ours                       {speed['ours']:8.2f} samples/s   {result['ratio']:.2f} x",
-        f"plain / ours in CPU time   {result['cpu_ratio']:8.2f} x",
-        *(f"identical: {name:32}{100 * share:6.1f} %" for name, share in result["identical_share"].items()),
-    ]
-    return "\n".join(lines)
+    publish(options, result)
 
 
 if __name__ == "__main__":

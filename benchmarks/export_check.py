@@ -13,9 +13,6 @@ merge changed from what the other base changed.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,13 +25,10 @@ from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
+from benchmarks.harness import benchmark_parser, publish
 from seekr_lite.api import open_run
-from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.files import write_json
 from seekr_lite.common.memory import free_memory
-from seekr_lite.common.packages import versions
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.evaluation.generate import transformers_answers
 from seekr_lite.model.base import choose_device, choose_dtype, load_base, load_tokenizer
@@ -157,26 +151,11 @@ def _plain_model(folder: Path, settings: BaseSettings) -> Any:
     return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, device_map={"": device})
 
 
-def table(result: dict[str, Any]) -> str:
-    lines = []
-    for one in result["compared"]:
-        lines.append(f"{one['what']}: {one['identical']} of {one['prompts']} answers are identical")
-        lines += [
-            f"  prompt {other['prompt']}, token {other['token']}, gap {other['gap']:.3g}: "
-            f"{other['ours'][:60]!r} / {other['theirs'][:60]!r}"
-            for other in one["differences"]
-        ]
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--prompts", type=int, default=50, help="how many test prompts, spread over the tasks")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
     try:
         folder = RunFolder.open(options.run)
         compared = check_exports(folder, options.prompts)
@@ -184,18 +163,13 @@ def main() -> None:
         sys.exit(f"error: {error}")
     recipe = folder.recipe()
     result = {
-        "command": shlex.join(["python", "benchmarks/export_check.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
         "base": recipe.base.model_dump(),
         "method": recipe.method.name,
         "tasks": list(recipe.data.tasks),
         "answer_tokens": recipe.data.max_answer_tokens,
         "compared": [asdict(one) for one in compared],
     }
-    if options.output:
-        write_json(options.output, result)
-    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else table(result))
+    publish(options, result)
 
 
 if __name__ == "__main__":

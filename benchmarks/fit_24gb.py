@@ -5,13 +5,12 @@
     python benchmarks/fit_24gb.py --quick                      # toy shapes on any CPU, to see that it runs
 
 Weights are random, of the model's true shape and quantised, so nothing is downloaded. For each limit a process of its
-own runs the longest step of every phase. It prints JSON: the plan, the measured peaks and speed, and `fits` for each
+own runs the longest step of every phase. The result has the plan, the measured peaks and speed, and `fits` for each
 limit. Exit code 0: the first limit fits.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,9 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from seekr_lite.common.packages import versions
+from benchmarks.harness import QUICKSTART, ROOT, add_overrides, benchmark_parser, publish
 
-ROOT = Path(__file__).parents[1]
 GIB = 1 << 30
 
 
@@ -39,36 +37,22 @@ def measure(recipe: Path, limit_gb: float, overrides: list[str]) -> dict[str, An
     return {"limit_gb": limit_gb, "fits": fits, **plan}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "trace-llama2-7b.toml")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    add_overrides(parser)
     parser.add_argument("--limits", type=float, nargs="+", default=[24.0, 12.0], help="GB of 2^30 bytes")
     parser.add_argument("--quick", action="store_true", help="the built-in base on a CPU")
-    parser.add_argument("--output", type=Path, help="write the JSON here too")
     options = parser.parse_args()
-    recipe, overrides = options.recipe, options.overrides
-    if options.quick:
-        recipe, overrides = ROOT / "recipes" / "quickstart.toml", [*overrides, "base.device=cpu"]
-    else:
-        import torch
+    import torch
 
-        if not torch.cuda.is_available():
-            sys.exit("fit_24gb.py needs a CUDA GPU, and torch sees none here. --quick shows on a CPU that it runs")
-        overrides = [*overrides, "base.device=cuda"]
-    limits = [measure(recipe, limit, overrides) for limit in options.limits]
-    made = {
-        "command": " ".join(["python", "benchmarks/fit_24gb.py", *sys.argv[1:]]),
-        "versions": versions(),
-        "limits": limits,
-    }
-    report = json.dumps(made, indent=2)
-    print(report)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(report + "\n", encoding="utf-8")
-    sys.exit(0 if limits[0]["fits"] else 1)
+    if not options.quick and not torch.cuda.is_available():
+        sys.exit("fit_24gb.py needs a CUDA GPU, and torch sees none here. --quick shows on a CPU that it runs")
+    recipe, device = (QUICKSTART, "cpu") if options.quick else (options.recipe, "cuda")
+    limits = [measure(recipe, limit, [*options.overrides, f"base.device={device}"]) for limit in options.limits]
+    publish(options, {"limits": limits})
+    return 0 if limits[0]["fits"] else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

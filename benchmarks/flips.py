@@ -12,8 +12,6 @@ that do not belong there must change nothing at all.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import shutil
 import sys
@@ -28,12 +26,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
+from benchmarks.harness import benchmark_parser, publish
 from benchmarks.torture_case import TASKS, recipe_for
-from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
 from seekr_lite.common.progress import Listener
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.lock import LOCK_FILE
@@ -257,37 +252,23 @@ def finished_run(folder: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--places", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         check = Check(finished_run(Path(name) / "run"), options.places, options.seed)
         check.all_files()
         files = sum(path.is_file() for path in check.run.rglob("*"))
     result = {
-        "command": " ".join(["python", "benchmarks/flips.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
         "seconds": time.perf_counter() - started,
         "files": files,
         "damages": dict(check.counts),
         "commands": list(check.commands),
         "findings": [vars(finding) for finding in check.findings],
     }
-    if options.output:
-        write_json(options.output, result)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        counts = ", ".join(f"{kind} {count}" for kind, count in check.counts.items())
-        print(f"{files} files ({counts}); {len(check.findings)} findings")
-        for finding in check.findings:
-            print(f"{finding.file}, {finding.damage}: {finding.command} {finding.problem}")
+    publish(options, result)
     return 1 if check.findings else 0
 
 

@@ -12,11 +12,8 @@ traceback, and without a file left behind. Anything else fails, and is told with
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
@@ -33,13 +30,11 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_data, bad_recipe, bad_run, good_run
-from benchmarks.method_cost import device_name
+from benchmarks.flips import finished_run
+from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_data, bad_recipe, bad_run
+from benchmarks.harness import ROOT, benchmark_parser, publish
 from seekr_lite.api import Run
-from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.evaluation.evaluate import check_metrics
 from seekr_lite.recipe.recipe import DataSettings, Recipe
@@ -145,8 +140,7 @@ def use_data(layout: DataLayout, root: Path) -> None:
 
 
 def fuzz_runs(wanted: int, seed: int, folder: Path) -> Outcome:
-    good, bad = folder / "good", folder / "bad"
-    good_run(good)
+    good, bad = finished_run(folder / "good"), folder / "bad"
     use_run(good)
 
     def case(rng: random.Random, name: str) -> tuple[str, Callable[[], None]]:
@@ -184,7 +178,7 @@ def command(arguments: list[str], cwd: Path) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-m", "seekr_lite", *arguments],
             cwd=cwd,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
             capture_output=True,
             timeout=COMMAND_SECONDS,
             check=False,
@@ -257,40 +251,21 @@ def fuzz_all(recipes: int, data: int, commands: int, seed: int, folder: Path) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--recipes", type=int, default=10_000, help="refused recipes, in process")
     parser.add_argument("--data", type=int, default=10_000, help="refused data files and run folders, in process")
     parser.add_argument("--commands", type=int, default=200, help="of each, through the command line")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         found = fuzz_all(options.recipes, options.data, options.commands, options.seed, Path(folder))
-    totals: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     for kind, outcome in found.items():
-        totals[kind.partition(":")[0]] += outcome.refused
-    result = {
-        "command": shlex.join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
-        "refused": dict(totals),
-        "kinds": {kind: asdict(outcome) for kind, outcome in found.items()},
-        "failed": [one for outcome in found.values() for one in outcome.failed],
-    }
-    if options.output:
-        write_json(options.output, result)
-    print(json.dumps(result, indent=2) if options.json else table(found))
-    return 1 if result["failed"] else 0
-
-
-def table(found: dict[str, Outcome]) -> str:
-    lines = [f"{'':24}{'refused':>9}{'still valid':>13}{'failed':>8}{'seconds':>9}"]
-    for kind, one in found.items():
-        lines.append(f"{kind:24}{one.refused:>9,}{one.accepted:>13,}{len(one.failed):>8}{one.seconds:>9.1f}")
-        lines += [f"  {failure}" for failure in one.failed[:10]]
-    return "\n".join(lines)
+        refused[kind.partition(":")[0]] += outcome.refused
+    failed = [one for outcome in found.values() for one in outcome.failed]
+    kinds = {kind: asdict(outcome) for kind, outcome in found.items()}
+    publish(options, {"refused": dict(refused), "kinds": kinds, "failed": failed})
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

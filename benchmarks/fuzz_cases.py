@@ -224,38 +224,6 @@ def bad_data(rng: random.Random, layout: DataLayout, root: Path) -> None:
 # ---------------------------------------------------------------------- run folders
 
 
-def good_run(path: Path) -> None:
-    """A run of one task as `seekr` leaves it, made of small numbers instead of training."""
-    import torch
-
-    from seekr_lite.data.task import Example, Task
-    from seekr_lite.evaluation.evaluate import Prediction, TaskResult
-    from seekr_lite.evaluation.scoreboard import scoreboard
-    from seekr_lite.methods.method import TaskState
-    from seekr_lite.model.snapshots import Snapshot
-    from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.training.learner import Learned
-
-    rows = (Example("a", "b"), Example("c", "d", ("d", "e")))
-    tasks = [Task(name, rows, rows, rows[:1]) for name in ("shade", "mine")]
-    recipe = Recipe.from_toml(ROOT / "recipes" / "quickstart.toml").with_(
-        data={"tasks": ("shade", "mine")}, train={"epochs": 1}, run={"output": str(path)}
-    )
-    folder = RunFolder.create(path, recipe)
-    folder.save_task(tasks[1])
-    layer = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    weights = {layer.format("A"): torch.ones(2, 4), layer.format("B"): torch.zeros(4, 2)}
-    scores = {name: torch.ones(2, 3) for name in ("sensitivity", "forgettability", "importance")}
-    learned = Learned(Snapshot(weights, 2, 4.0), rows, TaskState(scores, {"heads": [[0, 1], [1, 2]]}), 3, 1.5)
-    config = {"r": 2, "lora_alpha": 4.0, "base_model_name_or_path": "tiny", "target_modules": ["q_proj"]}
-    folder.save_stage("00-shade", tasks[:1], learned, config, "", "heads")
-    predictions = tuple(Prediction(row.prompt, "x", (row.answer,), 0.0) for row in rows)
-    folder.save_evaluation(0, "shade", TaskResult(50.0, 1.25, predictions))
-    folder.save_scores(scoreboard(tasks[:1], {(0, 0): (50.0, 1.25)}, "seekr", 1234).to_json())
-    draft = path / "predictions" / "00" / "shade.draft.jsonl"
-    draft.write_text(json.dumps({"row": 0, "prompt": "a", "prediction": "x"}) + "\n", encoding="utf-8")
-
-
 def bad_run(rng: random.Random, path: Path) -> None:
     """Spoils a file of a run. Half of the time by whoever knows how checksums are made, and makes them right again."""
     from seekr_lite.runs.record import text_checksum

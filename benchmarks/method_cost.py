@@ -3,46 +3,31 @@
     python benchmarks/method_cost.py RECIPE [--methods replay seekr] [--repeats 2] [--set KEY=VALUE] [--output FILE]
 
 Each run is a process of its own, as a user starts it, in a folder that is thrown away. Methods take turns (a b, b a),
-so that a machine that slows down slows both. Printed are medians: the whole run, and the part of it that is learning
-(replay, teacher passes and head scoring included), each as a ratio to the first method.
+so that a machine that slows down slows both. Figures are medians, in seconds: the whole run, and the part of it that is
+learning (replay, teacher passes and head scoring included), each also as a ratio to the first method; and the OP of the
+last repeat, to know that it worked.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
-
-if TYPE_CHECKING:
-    import torch
+from benchmarks.harness import add_overrides, benchmark_parser, in_turns, publish
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds, medians over the repeats; ratios to the first method; `op` of the last repeat, to know it worked."""
+class Timing(NamedTuple):
+    """Seconds of a run and of its learning, and its OP."""
 
-    method: str
-    whole_seconds: float
-    learning_seconds: float
-    whole_ratio: float
-    learning_ratio: float
-    op: float
-
-
-@dataclass(frozen=True)
-class Timing:
     whole: float
     learning: float
     op: float
@@ -62,65 +47,30 @@ def time_run(recipe: Path, method: str, overrides: list[str]) -> Timing:
     return Timing(whole, sum(stage["seconds"] for stage in stages), scores["op"])
 
 
-def measure(recipe: Path, methods: list[str], repeats: int, overrides: list[str]) -> list[Cost]:
-    timings: dict[str, list[Timing]] = {method: [] for method in methods}
-    for repeat in range(repeats):
-        for method in methods if repeat % 2 == 0 else reversed(methods):
-            timing = time_run(recipe, method, overrides)
-            timings[method].append(timing)
-            print(f"{method}: {timing.whole:.1f} s, learning {timing.learning:.1f} s", file=sys.stderr)
-    whole = {method: median(one.whole for one in times) for method, times in timings.items()}
-    learning = {method: median(one.learning for one in times) for method, times in timings.items()}
-    first = methods[0]
-    return [
-        Cost(
-            method,
-            whole[method],
-            learning[method],
-            whole[method] / whole[first],
-            learning[method] / learning[first],
-            timings[method][-1].op,
-        )
-        for method in methods
-    ]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--methods", nargs="+", default=["replay", "seekr"])
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    add_overrides(parser)
     options = parser.parse_args()
-    costs = measure(options.recipe, options.methods, options.repeats, options.overrides)
-    result = {
-        "command": " ".join(["python", "benchmarks/method_cost.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
-        "repeats": options.repeats,
-        "costs": [asdict(cost) for cost in costs],
-    }
-    if options.output:
-        write_json(options.output, result)
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return
-    for cost in costs:
-        print(
-            f"{cost.method:12} whole run {cost.whole_seconds:7.1f} s ({cost.whole_ratio:.2f} x)   "
-            f"learning {cost.learning_seconds:7.1f} s ({cost.learning_ratio:.2f} x)   OP {cost.op:.1f}"
-        )
-
-
-def device_name(device: torch.device | None = None) -> str:
-    """What was measured on; by default the GPU where there is one."""
-    import torch
-
-    if torch.cuda.is_available() if device is None else device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
+    ways = {method: partial(time_run, options.recipe, method, options.overrides) for method in options.methods}
+    timings = in_turns(ways, options.repeats)
+    whole = {method: median(one.whole for one in times) for method, times in timings.items()}
+    learning = {method: median(one.learning for one in times) for method, times in timings.items()}
+    first = options.methods[0]
+    costs = [
+        {
+            "method": method,
+            "whole_seconds": whole[method],
+            "learning_seconds": learning[method],
+            "whole_ratio": whole[method] / whole[first],
+            "learning_ratio": learning[method] / learning[first],
+            "op": timings[method][-1].op,
+        }
+        for method in options.methods
+    ]
+    publish(options, {"repeats": options.repeats, "costs": costs})
 
 
 if __name__ == "__main__":

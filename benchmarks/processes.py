@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -37,10 +37,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
-from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.common.files import read_tensors, write_json, write_tensors
-from seekr_lite.common.packages import versions
+from benchmarks.harness import QUICKSTART, ROOT, benchmark_parser, in_turns, publish
+from seekr_lite.common.files import read_tensors, write_tensors
 from seekr_lite.common.processes import is_main_process
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.recipe.recipe import Recipe
@@ -48,7 +46,6 @@ from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.lock import LOCK_FILE
 from seekr_lite.training.step_gradients import StepGradients, TermValues
 
-ROOT = Path(__file__).parents[1]
 METHODS = ("sequential", "replay", "derpp", "seekr")
 ARITHMETICS: dict[str, dict[str, dict[str, Any]]] = {
     "recipe": {},
@@ -242,24 +239,24 @@ def kill(runs: Runs, whole: Path, victim: str) -> dict[str, Any]:
 
 def step_times(other: Path, repeats: int) -> dict[str, Any]:
     """Median seconds of a step of one process, in this checkout and in another one, in turns."""
-    seconds: dict[str, list[float]] = {"other": [], "this": []}
-    for _ in range(repeats):
-        for name, checkout in (("other", other), ("this", ROOT)):
-            with tempfile.TemporaryDirectory() as place:
-                command = [sys.executable, "-m", "seekr_lite", "run", str(ROOT / "recipes" / "quickstart.toml"), "-q"]
-                command += ["-o", f"{place}/run", "--set", 'data.tasks=["shade", "keeper"]']
-                environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
-                subprocess.run(command, cwd=checkout, env=environment, check=True, stdout=subprocess.DEVNULL)
-                stages = RunFolder.open(f"{place}/run").record.stages
-                seconds[name].append(sum(one.seconds for one in stages) / sum(one.steps for one in stages))
-    medians = {f"{name}_seconds": median(found) for name, found in seconds.items()}
+
+    def seconds_of_a_step(checkout: Path) -> float:
+        with tempfile.TemporaryDirectory() as place:
+            command = [sys.executable, "-m", "seekr_lite", "run", str(QUICKSTART), "-q", "-o", f"{place}/run"]
+            command += ["--set", 'data.tasks=["shade", "keeper"]']
+            environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+            subprocess.run(command, cwd=checkout, env=environment, check=True, stdout=subprocess.DEVNULL)
+            stages = RunFolder.open(f"{place}/run").record.stages
+        return sum(one.seconds for one in stages) / sum(one.steps for one in stages)
+
+    ways = {"other": partial(seconds_of_a_step, other), "this": partial(seconds_of_a_step, ROOT)}
+    medians = {f"{name}_seconds": median(found) for name, found in in_turns(ways, repeats).items()}
     return {**medians, "ratio": medians["this_seconds"] / medians["other_seconds"], "repeats": repeats}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    quiet_libraries()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, nargs="?", default=ROOT / "recipes" / "quickstart.toml")
+def main() -> None:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("recipe", type=Path, nargs="?", default=QUICKSTART)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--quick", action="store_true", help="two short tasks")
@@ -268,31 +265,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--against", type=Path, help="compare step times with another checkout instead")
     parser.add_argument("--repeats", type=int, default=5, help="of --against")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--output", type=Path, help="write the result to this file, too")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--nudged", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     recipe = Recipe.from_toml(options.recipe)
     if options.worker:
         work_as_command(recipe, options.worker, options.nudged)
-        return
-    if options.against:
-        result: dict[str, Any] = {"step": step_times(options.against, options.repeats)}
+    elif options.against:
+        publish(options, {"step": step_times(options.against, options.repeats)})
     else:
         with tempfile.TemporaryDirectory() as temporary:
             runs = Runs(recipe.with_(**QUICK) if options.quick else recipe, options.place or Path(temporary))
             result = compare_counts(runs, options.processes, options.methods)
             whole = runs.finish("float64-seekr-1", 1, "seekr", "float64")
             result["killed"] = {victim: kill(runs, whole, victim) for victim in ("main", "other")}
-    result |= {
-        "command": shlex.join(["python", "benchmarks/processes.py", *(arguments or sys.argv[1:])]),
-        "device": device_name(),
-        "versions": versions(),
-    }
-    if options.output:
-        write_json(options.output, result)
-    print(json.dumps(result, indent=2) if options.json else table(result))
+        publish(options, result)
 
 
 def work_as_command(recipe: Recipe, folder: Path, nudged: bool) -> None:
@@ -301,34 +288,6 @@ def work_as_command(recipe: Recipe, folder: Path, nudged: bool) -> None:
 
     with patch("seekr_lite.cli.app.app", lambda: work(recipe, folder, nudged)):
         start()
-
-
-def table(result: dict[str, Any]) -> str:
-    lines = [result["device"]]
-    if "step" in result:
-        step = result["step"]
-        there, here = (f"{1000 * step[f'{name}_seconds']:.1f} ms" for name in ("other", "this"))
-        lines.append(f"one process, median of {step['repeats']}: a step takes {there} there, {here} here")
-        return "\n".join([*lines, f"ratio {step['ratio']:.3f}"])
-    for arithmetic in ARITHMETICS:
-        lines.append(f"\n{arithmetic:11}{'processes':>10}{'first steps':>13}{'adapters':>11}{'NLL':>11}  same scores")
-        for method, by_count in result[arithmetic].items():
-            lines += [
-                f"{method:11}{count:>10}{max(one['first_step_gradients']):>13.1e}{one['adapters']:>11.1e}"
-                f"{one['nll']:>11.1e}  {'yes' if one['same_scores'] else 'no'}"
-                for count, one in by_count.items()
-            ]
-    nudged = result["nudged"]
-    lines.append(
-        f"\nfirst weights changed by {nudged['by']:.0e}: adapters ({nudged['method']}) {nudged['adapters']:.1e}"
-    )
-    for victim, found in result["killed"].items():
-        resumed = [found[f"resumed_with_{count}"] for count in (1, 2)]
-        lines.append(
-            f"{victim} process killed: the rest ended after {found['seconds_to_end']:.1f} s; resumed with 1 and 2: "
-            f"adapters {resumed[0]['adapters']:.1e} and {resumed[1]['adapters']:.1e}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

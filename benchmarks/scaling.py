@@ -11,10 +11,7 @@ it is; `"stack"` carries all earlier adapters and does not.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import shlex
 import sys
 import tempfile
 import time
@@ -30,11 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
+from benchmarks.harness import benchmark_parser, publish
 from seekr_lite.attention.tap import tap
-from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.task import Task
@@ -171,43 +165,14 @@ def measure(growth: str, counts: Sequence[int], repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50])
     parser.add_argument("--repeats", type=int, default=60, help="timed steps of each")
     parser.add_argument("--quick", action="store_true", help="1, 2 and 4 tasks, few steps: to see that it runs")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
     counts, repeats = ([1, 2, 4], 3) if options.quick else (sorted(options.tasks), options.repeats)
-    result = {
-        "command": shlex.join(["python", "benchmarks/scaling.py", *sys.argv[1:]]),
-        "growth": {growth: measure(growth, counts, repeats) for growth in ("continue", "stack")},
-        "repeats": repeats,
-        "device": device_name(),
-        "versions": versions(),
-    }
-    if options.output:
-        write_json(options.output, result)
-    print(json.dumps(result, indent=2) if options.json else table(result))
-
-
-def table(result: dict[str, Any]) -> str:
-    lines = [result["device"]]
-    for growth, found in result["growth"].items():
-        lines.append(
-            f"\n{growth:9}{'operations':>12}{'device bytes':>15}{'step, ms':>11}{'ratio':>8}{'disk bytes':>14}"
-        )
-        lines += [
-            f"{one['tasks']:>3} tasks{one['operations']:>12}{one['device_bytes']:>15,}"
-            f"{1000 * one['median_step_seconds']:>11.2f}{one['step_time_ratio']:>8.2f}{one['disk_bytes']:>14,}"
-            for one in found["after"]
-        ]
-        lines.append(
-            f"disk of a task: {found['smallest_disk_bytes_of_a_task']:,} to "
-            f"{found['largest_disk_bytes_of_a_task']:,} bytes"
-        )
-    return "\n".join(lines)
+    growth = {growth: measure(growth, counts, repeats) for growth in ("continue", "stack")}
+    publish(options, {"growth": growth, "repeats": repeats})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import seekr_lite as sl
-from benchmarks.method_cost import device_name
+from benchmarks.harness import device_name
 from benchmarks.study_grid import GeneralText, Point, Study
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import read_json, write_text

@@ -18,7 +18,6 @@ A process is forked from this one after the libraries are loaded: that takes lon
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -37,7 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
 from benchmarks.crashes import crash_everywhere
-from benchmarks.method_cost import device_name
+from benchmarks.harness import benchmark_parser, publish
 from benchmarks.torture_case import (
     CHECKPOINT_STEPS,
     GROWTHS,
@@ -48,9 +47,6 @@ from benchmarks.torture_case import (
     steps_done_twice,
     summary,
 )
-from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.common.files import write_json
-from seekr_lite.common.packages import versions
 from seekr_lite.runs.lock import LOCK_FILE
 
 CASES = list(product(METHODS, GROWTHS))
@@ -203,15 +199,12 @@ def watched(outcomes: Iterator[Outcome]) -> list[Outcome]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--signals", type=int, default=30)
     parser.add_argument("--operations", type=int, help="only so many crashes; by default one at every operation")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
     import torch
 
     torch.set_num_threads(1)  # the base is so small that threads only wait for each other
@@ -227,23 +220,7 @@ def main() -> int:
             parts[part] = summary(watched(outcomes))
             failed = len(parts[part]["failed"])
             print(f"{part}: {parts[part]['interruptions']}, runs that differ: {failed}", file=sys.stderr, flush=True)
-    result = {
-        "command": " ".join(["python", "benchmarks/torture.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
-        "seconds": time.perf_counter() - started,
-        **parts,
-    }
-    if options.output:
-        write_json(options.output, result)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        for part, values in parts.items():
-            phases = ", ".join(f"{phase} {count}" for phase, count in values["by_phase"].items())
-            print(
-                f"{part}: {values['interruptions']} in {values['runs']} runs ({phases}); {len(values['failed'])} differ"
-            )
+    publish(options, {"seconds": time.perf_counter() - started, **parts})
     return 1 if any(values["failed"] for values in parts.values()) else 0
 
 

@@ -25,8 +25,6 @@ padding moves where sums are rounded.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import time
@@ -42,11 +40,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
-from seekr_lite.cli.app import quiet_libraries
-from seekr_lite.common.files import write_json
+from benchmarks.harness import ROOT, benchmark_parser, publish
 from seekr_lite.common.memory import free_memory
-from seekr_lite.common.packages import versions
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Task
@@ -62,7 +57,6 @@ from seekr_lite.tools.plan.measure import random_base
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
 
-ROOT = Path(__file__).parents[1]
 TRACE_TASKS = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
 LIMITS: dict[str, Any] = {  # the paper's
     "max_prompt_tokens": 1024,
@@ -398,7 +392,7 @@ def share_of(task: Task, share: float, batch_size: int) -> Task:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--model", default=str(ROOT / "models" / "smollm2-135m-instruct"))
     parser.add_argument("--shape", metavar="NAME", help="random weights of these sizes: a base that plan knows")
     parser.add_argument("--data", default=str(ROOT / "data" / "TRACE-Benchmark" / "LLM-CL-Benchmark_Reasoning"))
@@ -409,10 +403,7 @@ def main() -> None:
     parser.add_argument("--no-levers", action="store_true", help="skip ours without each lever")
     parser.add_argument("--no-padding-free", action="store_true", help="skip the padding-free way, slow on a CPU")
     parser.add_argument("--quick", action="store_true", help="the built-in base and toy tasks")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
     options = parser.parse_args()
-    quiet_libraries()
     recipe = (
         quick_recipe()
         if options.quick
@@ -422,26 +413,8 @@ def main() -> None:
         recipe = recipe.with_(train={"learning_rate": 1e-5})
     share = 0.08 if options.quick else options.share
     tasks = [share_of(task, share, recipe.train.batch_size) for task in gather_tasks(recipe, None, ())]
-    result = {
-        "command": " ".join(["python", "benchmarks/train_throughput.py", *sys.argv[1:]]),
-        "device": device_name(),
-        "versions": versions(),
-        **measure(
-            Training(recipe, tasks, options.shape), options.repeats, not options.no_levers, not options.no_padding_free
-        ),
-    }
-    if options.output:
-        write_json(options.output, result)
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(f"{sum(result['rows'].values())} rows of {len(tasks)} tasks; {result['device']}")
-    for way in result["ways"]:
-        gain = "" if way["gain"] is None else f"   the lever gains {way['gain']:.2f} x"
-        speedups = f"{way['speedup']:.2f} x   by CPU time {way['cpu_speedup']:.2f} x"
-        print(f"{way['name']:40} {way['rows_per_second']:7.2f} rows/s   {speedups}{gain}")
-    for dtype, difference in result["largest_difference_of_a_first_loss"].items():
-        print(f"largest relative difference of a first loss, {dtype}: {difference:.1e}")
+    training = Training(recipe, tasks, options.shape)
+    publish(options, measure(training, options.repeats, not options.no_levers, not options.no_padding_free))
 
 
 if __name__ == "__main__":

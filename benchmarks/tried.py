@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.method_cost import device_name
+from benchmarks.harness import device_name
 from benchmarks.study_grid import ORDER, find_study, study_recipe
 from benchmarks.study_results import RESULTS, TRIED, shared_start
 from seekr_lite.attention.recording import HeadRecorder, RecordedHeads, RowsRecorder

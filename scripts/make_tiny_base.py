@@ -1,6 +1,6 @@
 """Makes the built-in tiny base: its tokenizer, its weights, its configuration.
 
-    python scripts/make_tiny_base.py            # writes seekr_lite/tiny/
+    python scripts/make_tiny_base.py            # writes seekr_lite/model/tiny/
     python scripts/make_tiny_base.py --check    # rebuilds elsewhere and compares
 
 It needs the package installed and takes about ten minutes. One thread, one seed: the same machine and torch

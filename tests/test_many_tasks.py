@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.scaling import CountOperations
 from seekr_lite.attention.tap import tap
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
@@ -19,6 +20,21 @@ from seekr_lite.model.base import load_base
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.recipe import AdapterSettings, BaseSettings, MethodSettings
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts every operation by its name and the shapes of its result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        results = result if isinstance(result, tuple | list) else [result]
+        self.operations[f"{func} {[tuple(one.shape) for one in results if isinstance(one, torch.Tensor)]}"] += 1
+        return result
+
 
 ROW = EncodedExample(tuple(range(5, 25)), 4)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -193,20 +191,6 @@ def test_an_unknown_base_is_the_users_mistake() -> None:
 def test_sizes_of_the_bases_of_our_recipes_are_packaged(recipe: Path) -> None:
     config = model_config(Recipe.from_toml(recipe).base)
     assert config.num_hidden_layers in (28, 32)
-
-
-def test_it_fits_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "fit_24gb.py"), "--quick", "--limits", "1"]
-    command += ["--set", "method.name=sequential", "--output", str(tmp_path / "fit.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    (limit,) = json.loads(done.stdout)["limits"]
-    assert limit["fits"]
-    speed = limit["measured"]["speed"]
-    assert limit["speed"] == speed
-    assert 0 < speed["tokens_per_second"] < speed["read_per_second"]
-    assert speed["written_per_second"] > 0
-    assert all(abs(phase["error"]) < 0.15 for phase in limit["measured"]["phases"])
-    assert json.loads((tmp_path / "fit.json").read_text()) == json.loads(done.stdout)
 
 
 @pytest.mark.slow

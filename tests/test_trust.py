@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import two_toy_tasks
+from conftest import ROOT, two_toy_tasks
 from rich.table import Table
 from typer.testing import CliRunner
 
 import seekr_lite as sl
-from benchmarks.fuzz_cases import good_run
 from seekr_lite.cli.app import app
 from seekr_lite.common import errors as limits
 from seekr_lite.common.errors import UserError, check_task_name
@@ -30,14 +29,18 @@ from seekr_lite.common.terminal import json_text, printable, safe_console, show
 from seekr_lite.data.encoding import encode_prompts
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.task import Example, Task
-from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.evaluation.evaluate import Prediction, TaskResult
+from seekr_lite.evaluation.scoreboard import Scoreboard, scoreboard
+from seekr_lite.methods.method import TaskState
 from seekr_lite.model.base import load_base, load_config, load_tokenizer, resolve_model
 from seekr_lite.model.guards import no_pickle
+from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.recipe import BaseSettings, DataSettings, Recipe
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.record import text_checksum
 from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.heads.scores import TaskHeads
+from seekr_lite.training.learner import Learned
 
 ROW = {"prompt": "a question", "answer": "an answer"}
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
@@ -70,8 +73,27 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    good_run(tmp_path / "run")
-    return tmp_path / "run"
+    """A run of one task as `seekr` leaves it, made of small numbers instead of training."""
+    path = tmp_path / "run"
+    rows = (Example("a", "b"), Example("c", "d", ("d", "e")))
+    tasks = [Task(name, rows, rows, rows[:1]) for name in ("shade", "mine")]
+    recipe = Recipe.from_toml(ROOT / "recipes" / "quickstart.toml").with_(
+        data={"tasks": ("shade", "mine")}, train={"epochs": 1}, run={"output": str(path)}
+    )
+    folder = RunFolder.create(path, recipe)
+    folder.save_task(tasks[1])
+    layer = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    weights = {layer.format("A"): torch.ones(2, 4), layer.format("B"): torch.zeros(4, 2)}
+    scores = {name: torch.ones(2, 3) for name in ("sensitivity", "forgettability", "importance")}
+    learned = Learned(Snapshot(weights, 2, 4.0), rows, TaskState(scores, {"heads": [[0, 1], [1, 2]]}), 3, 1.5)
+    config = {"r": 2, "lora_alpha": 4.0, "base_model_name_or_path": "tiny", "target_modules": ["q_proj"]}
+    folder.save_stage("00-shade", tasks[:1], learned, config, "", "heads")
+    predictions = tuple(Prediction(row.prompt, "x", (row.answer,), 0.0) for row in rows)
+    folder.save_evaluation(0, "shade", TaskResult(50.0, 1.25, predictions))
+    folder.save_scores(scoreboard(tasks[:1], {(0, 0): (50.0, 1.25)}, "seekr", 1234).to_json())
+    draft = path / "predictions" / "00" / "shade.draft.jsonl"
+    draft.write_text(json.dumps({"row": 0, "prompt": "a", "prediction": "x"}) + "\n", encoding="utf-8")
+    return path
 
 
 def base_of(folder: Path, **more: Any) -> BaseSettings:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.distill_step import QUICK, Case, backward, build_base, build_method, step_cases
 from benchmarks.golden_case import SHAPE_KEYS
 from benchmarks.official_attention import ChosenHeads, OfficialDistillation, TeacherMaps, official_attention
+from benchmarks.tests.conftest import GOLDEN, result_of
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 
-GOLDEN = Path(__file__).parents[1] / ".." / "shared" / "golden"
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "distill_step.py"
+pytestmark = pytest.mark.benchmarks
 
 
 class Rival:
@@ -97,35 +95,17 @@ def test_ours_and_the_rival_are_the_same_loss_and_gradients() -> None:
             backward(roots)
         return roots[0][0].detach(), [parameter.grad for parameter in method.adapters.trainable_parameters()]
 
-    cases = {case.name: case for case in step_cases(method, shape, tokens=32, brief=False)}
+    cases = {case.name: case for case in step_cases(method, shape, tokens=32)}
     expected = run_case(cases["our replay"])
     for name in ("our replay, no checkpointing", "official replay", "official replay, checkpointed"):
         torch.testing.assert_close(run_case(cases[name]), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_benchmark_runs_and_ours_keeps_fewer_bytes(tmp_path: Path) -> None:
-    output = tmp_path / "results" / "quick.json"
-    command = [sys.executable, str(SCRIPT), "--quick", "--json", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    report = json.loads(done.stdout)
-    assert report == json.loads(output.read_text())
-    assert set(report["versions"]) == {"python", "torch", "transformers", "peft", "seekr-lite"}
-    for length in report["lengths"]:
+    made = result_of("distill_step", tmp_path / "results" / "quick.json", "--quick")
+    for length in made["lengths"]:
         cases, ratios = length["cases"], length["ratios"]
         assert all(case["failure"] is None and case["median_seconds"] > 0 for case in cases.values())
         assert all(ratio is not None for ratio in ratios.values())
         assert cases["our replay"]["saved_bytes"] < cases["official replay"]["saved_bytes"]
         assert ratios["attention term: official bytes / ours"] > 1
-
-
-@pytest.mark.slow
-def test_train_throughput_runs_and_the_losses_agree(tmp_path: Path) -> None:
-    output = tmp_path / "quick.json"
-    script = SCRIPT.with_name("train_throughput.py")
-    command = [sys.executable, str(script), "--quick", "--json", "--repeats", "1", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    report = json.loads(done.stdout)
-    assert report == json.loads(output.read_text())
-    assert report["largest_difference_of_a_first_loss"]["float32"] < 1e-3
-    assert len(report["ways"]) == 6
-    assert all(way["rows_per_second"] > 0 for way in report["ways"])

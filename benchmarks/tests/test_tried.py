@@ -14,6 +14,7 @@ from seekr_lite.data.batch import IGNORED, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.data.task import Example, Task
 
+pytestmark = pytest.mark.benchmarks
 TINY = (
     "base.model=tiny",
     "data.format=toy",

@@ -1,9 +1,8 @@
-"""Whatever a file holds, it is read or refused in clear words: a short fuzz, and laws of the readers for any text."""
+"""Whatever a file holds, it is read or refused in clear words: laws of the readers for any text."""
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -13,24 +12,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import (
-    Outcome,
-    fuzz_commands,
-    fuzz_data,
-    fuzz_recipes,
-    fuzz_runs,
-    judge,
-    use_data,
-    use_recipe,
-    use_run,
-)
-from benchmarks.fuzz_cases import DATA_LAYOUTS, DataLayout, bad_recipe, good_rows, good_run
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import strict_json
+from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.rows import parse_json
 from seekr_lite.evaluation.metrics import METRICS
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.recipe.recipe import DataSettings, Recipe
 from seekr_lite.runs.record import read_record
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -40,66 +28,7 @@ PLAIN: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-
-
-# ------------------------------------------------------------------ the fuzz, short
-
-
-def refused_alone(outcome: Outcome, wanted: int) -> None:
-    assert outcome.failed == []
-    assert outcome.refused == wanted
-
-
-def test_bad_recipes_are_refused(tmp_path: Path) -> None:
-    refused_alone(fuzz_recipes(200, 7, tmp_path), 200)
-
-
-@pytest.mark.parametrize("layout", DATA_LAYOUTS, ids=lambda layout: layout.name)
-def test_bad_data_is_refused(tmp_path: Path, layout: DataLayout) -> None:
-    refused_alone(fuzz_data(layout, 60, 7, tmp_path), 60)
-
-
-def test_bad_run_folders_are_refused(tmp_path: Path) -> None:
-    refused_alone(fuzz_runs(25, 7, tmp_path), 25)
-
-
-def test_bad_recipes_and_data_are_refused_by_the_commands(tmp_path: Path) -> None:
-    for outcome in fuzz_commands(2, 7, tmp_path):
-        refused_alone(outcome, 2)
-
-
-def test_the_fuzz_notices_what_is_no_refusal() -> None:
-    def crash() -> None:
-        raise KeyError("x")
-
-    def hang() -> None:
-        raise TimeoutError
-
-    def mumble() -> None:
-        raise UserError(" ")
-
-    for bad in (crash, hang, mumble):
-        outcome = Outcome()
-        judge(outcome, "case", bad)
-        assert len(outcome.failed) == 1
-
-
-def test_the_same_seed_makes_the_same_cases() -> None:
-    first, second, other = (bad_recipe(random.Random(seed)) for seed in (1, 1, 2))
-    assert first == second != other
-
-
-@pytest.mark.parametrize("layout", DATA_LAYOUTS, ids=lambda layout: layout.name)
-def test_the_good_data_of_the_fuzz_is_good(tmp_path: Path, layout: DataLayout) -> None:
-    rows = good_rows(layout)
-    for split in ("train", "test"):
-        path = tmp_path / layout.file.format(split)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(map(json.dumps, rows)) if layout.lines else json.dumps(rows))
-    use_data(layout, tmp_path)
-
-
-# ------------------------------------------------------------------ laws
+FILES = {"trace": "mine/{}.json", "superni": "mine/{}.json", "jsonl": "mine.{}.jsonl"}  # format -> where a split lies
 
 
 @in_one_folder
@@ -109,7 +38,7 @@ def test_any_bytes_are_refused_as_a_recipe(tmp_path: Path, content: bytes) -> No
     path = tmp_path / "recipe.toml"
     path.write_bytes(content)
     with pytest.raises(UserError):
-        use_recipe(path)
+        Recipe.from_toml(path)
 
 
 @given(st.dictionaries(st.sampled_from([*Recipe.model_fields]) | st.text(), PLAIN, max_size=4))
@@ -141,14 +70,14 @@ def test_any_override_is_taken_or_refused(text: str) -> None:
 
 
 @in_one_folder
-@given(st.sampled_from(DATA_LAYOUTS), st.binary(max_size=200) | PLAIN.map(lambda v: json.dumps(v).encode()))
-def test_any_bytes_are_refused_as_data(tmp_path: Path, layout: DataLayout, content: bytes) -> None:
+@given(st.sampled_from(sorted(FILES)), st.binary(max_size=200) | PLAIN.map(lambda v: json.dumps(v).encode()))
+def test_any_bytes_are_refused_as_data(tmp_path: Path, layout: str, content: bytes) -> None:
     for split in ("train", "test"):
-        path = tmp_path / layout.file.format(split)
+        path = tmp_path / FILES[layout].format(split)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     with pytest.raises(UserError):
-        use_data(layout, tmp_path)
+        load_tasks(DataSettings.model_validate({"format": layout, "path": str(tmp_path), "tasks": ("mine",)}))
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
 
@@ -172,11 +101,6 @@ def test_any_bytes_are_refused_as_the_record_of_a_run(tmp_path: Path, content: b
 def test_any_values_are_refused_as_a_scoreboard(values: Any) -> None:
     with pytest.raises(UserError):
         Scoreboard.from_json(values)
-
-
-def test_a_run_folder_reads_back_what_was_written(tmp_path: Path) -> None:
-    good_run(tmp_path / "run")
-    use_run(tmp_path / "run")
 
 
 @given(

@@ -14,6 +14,8 @@ from benchmarks.torture import KILL, SIGNALS, stop_at_random
 from benchmarks.torture_case import Outcome
 from seekr_lite.common.files import new_file, new_folder, write_text
 
+pytestmark = pytest.mark.benchmarks
+
 
 def failed(outcomes: list[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if not outcome.passes]

@@ -12,6 +12,7 @@ from benchmarks.flips import NO_CHECKSUM, Check, finished_run, recipe_of_run
 from seekr_lite.common.progress import Listener
 
 QUIET = Listener()
+pytestmark = pytest.mark.benchmarks
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""SEEKR and the metrics against the official numbers, through `benchmarks/parity.py`; and that it can fail."""
+"""SEEKR and the metrics against the official numbers; and that the comparison can fail. It holds the product, so it has
+no mark: plain `pytest` runs it."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ import torch
 
 from benchmarks.golden_case import GIVEN, Case
 from benchmarks.parity import Line, compare_case, main, measure_case, summarise
+from benchmarks.tests.conftest import GOLDEN
 from seekr_lite.common.errors import UserError
 
-GOLDEN = Path(__file__).parents[1] / ".." / "shared" / "golden"
 FOLDERS = ["mha_full", "gqa_full", "mha_query_budget", "mha_padded", "gqa_two_tasks"]
 
 
@@ -110,6 +111,9 @@ def test_the_command_reports_every_folder_and_the_metrics(capsys: pytest.Capture
     lines = json.loads(capsys.readouterr().out)
     assert {line["source"] for line in lines} == {*FOLDERS, "metrics.json"}
     assert all(line["passes"] and math.isfinite(line["largest_relative_error"]) for line in lines)
+    of_metrics = {line["quantity"]: line["numbers"] for line in lines if line["source"] == "metrics.json"}
+    assert of_metrics.pop("extraction") == 40
+    assert sum(of_metrics.values()) == 19
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is not here")

@@ -9,6 +9,8 @@ from benchmarks.export_check import Speaker, check_exports
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.encoding import encode_prompts
 
+pytestmark = pytest.mark.benchmarks
+
 
 def test_merged_exports_answer_as_the_run(finished_run: sl.Run) -> None:
     compared = check_exports(finished_run.folder, 4)
