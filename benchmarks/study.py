@@ -2,7 +2,7 @@
 
     python benchmarks/study.py superni-4 --jobs 2            # what is missing of a study's grid, two runs at a time
     python benchmarks/study.py superni-4 --only seekr,derpp --seeds 0,1
-    python benchmarks/study.py --page                        # docs/results.md, README's tables, from all results
+    python benchmarks/study.py --page                        # docs/results.md, README's table, from all results
 
 A study is a file in `benchmarks/studies/` (`study_grid.py`). Each run is a process of its own; its raw result is a file
 in `benchmarks/results/STUDY/`. Whatever is there is taken as it is; a run that was stopped goes on where it was, as
@@ -184,7 +184,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where raw results go")
     parser.add_argument("--keep", action="store_true", help="keep the folders of finished runs")
     parser.add_argument("--list", action="store_true", help="say which runs are there, and stop")
-    parser.add_argument("--page", action="store_true", help="write docs/results.md and README's tables anew")
+    parser.add_argument("--page", action="store_true", help="write docs/results.md and README's table anew")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.files = {}

@@ -107,7 +107,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     return _resampled_interval(tuple(values))
 
 
-@cache  # the same comparison stands in several claims, and in the README
+@cache  # the same comparison stands in several claims
 def _resampled_interval(values: tuple[float, ...]) -> tuple[float, float]:
     generator, count = random.Random(0), len(values)
     means = sorted(fsum(generator.choices(values, k=count)) / count for _ in range(RESAMPLES))

@@ -53,27 +53,13 @@ answers.
 GAPS = ("nll", "op")
 COLUMNS = ("op", "bwt", "nll", "nll_forgetting", "general")
 README_START, README_END = "<!-- made by `python benchmarks/study.py --page` -->\n", "<!-- made up to here -->\n"
-README_METHODS = (
-    "sequential",
-    "lwf",
-    "ewc",
-    "replay",
-    "derpp",
-    "seekr",
-    "seekr-paper",
-    "replay-nf4",
-    "derpp-nf4",
-    "seekr-nf4",
-    "replay-tenth",
-    "isolated",
-    "joint",
-)
+README_STUDY = "superni-4"
+README_METHODS = ("sequential", "ewc", "replay", "derpp", "seekr", "seekr-nf4", "replay-tenth", "isolated", "joint")
 README_COLUMNS = ("op", "bwt", "nll")
-README_CLAIMS = ("a", "lead", "a-best", "ewc", "paper", "b", "c", "d", "e", "lead-nf4", "f")
 
 
 def write_page(project: Path, results: Path) -> None:
-    """Writes `docs/results.md`, `docs/images/*.svg` and the tables and verdicts of `README.md` of a project's folder.
+    """Writes `docs/results.md`, `docs/images/*.svg` and the table of `README.md` of a project's folder.
 
     Raises `UserError` where a raw result is damaged.
     """
@@ -87,34 +73,16 @@ def write_page(project: Path, results: Path) -> None:
 
 
 def readme_with_results(readme: str, results: Path) -> str:
-    """The README with its tables and verdicts anew: the main methods and claims in each study that judges claims."""
+    """The README with its table anew: the main methods in one study. Everything else is on the page of results."""
     before, rest = readme.split(README_START)
     _, after = rest.split(README_END)
-    parts = []
-    for study, runs in _with_results(results):
-        if study.claims:
-            parts += [f"{table}\n" for table in _readme_tables(study, runs)]
-            parts += [f"- {line}\n" for line in _readme_verdicts(study, runs)] + ["\n"]
-    return "".join([before, README_START, "\n", *parts, README_END, after])
-
-
-def _readme_tables(study: Study, runs: Sequence[Result]) -> list[str]:
-    """The main methods in the orders that all of them have; and, of more orders, those that ran in all."""
-    orders = study.order_names
-    common = _of_common_orders(study, runs, README_METHODS)
-    shown = [name for name in orders if any(run.order == name for run in common)]
-    title = f"{study.title}, order {' and '.join(shown)}" if len(orders) > 1 else study.title
-    tables = [_table(study, common, f"{title}:\n\n", README_METHODS, README_COLUMNS, brief=True)]
-    in_all = _in_all_orders(study, runs, README_METHODS)
-    if in_all and shown != list(orders):
-        tables.append(_table(study, runs, f"{study.title}, all orders:\n\n", in_all, README_COLUMNS, brief=True))
-    return tables
-
-
-def _readme_verdicts(study: Study, runs: Sequence[Result]) -> list[str]:
-    claims = [study.claims[letter] for letter in README_CLAIMS if letter in study.claims]
-    judged = [(claim, judge(claim, runs)) for claim in claims]
-    return [f"{claim.text[0].upper()}{claim.text[1:]}. {_verdicts(claim, found)}." for claim, found in judged]
+    study = next(one for one in all_studies() if one.name == README_STUDY)
+    title = (
+        f"{study.title} in bf16 (`-nf4`: in 4 bits; `-tenth`: 20 old rows); mean ± standard deviation over seeds:\n\n"
+    )
+    runs = _of_common_orders(study, read_results(results / study.name), README_METHODS)
+    table = _table(study, runs, title, README_METHODS, README_COLUMNS, brief=True)
+    return "".join([before, README_START, "\n", table, "\n", README_END, after])
 
 
 def _with_results(results: Path, studies: Sequence[Study] | None = None) -> list[tuple[Study, list[Result]]]:
