@@ -24,7 +24,7 @@ from seekr_lite.cli.app import app
 from seekr_lite.methods import registry
 from seekr_lite.recipe.recipe import Recipe
 
-INSTALLS = {"git", "python3", ".", "pip", "pytest"}  # programs of set-up lines; test_first_screen.py runs the README's
+INSTALLS = {"git", "cd", "python3", ".", "pip", "pytest"}  # programs of set-up lines; test_first_screen.py runs the README's
 HUB = "downloads a model from the hub"
 DATA = "needs data that is not part of this project"
 GPU = "needs a GPU"
@@ -163,8 +163,14 @@ def travel(page: Path, run_line: Any, left_out: set[str]) -> None:
             exec(compile(block.text, page.name, "exec"), names)
         elif block.language == "bash":
             for line in shell_lines(block.text):
-                if line not in left_out and next(programs(line))[0] not in INSTALLS:
-                    run_line(line)
+                if line not in left_out and (rest := without_set_up(line)):
+                    run_line(rest)
+
+
+def without_set_up(line: str) -> str:
+    """The commands of a line but for those that install; nothing where it only installs."""
+    parts = line.split(" && ")
+    return " && ".join(part for part in parts if next(programs(part))[0] not in INSTALLS)
 
 
 @pytest.mark.slow
