@@ -24,7 +24,7 @@ from seekr_lite.cli.app import app
 from seekr_lite.methods import registry
 from seekr_lite.recipe.recipe import Recipe
 
-INSTALLS = {"git", "cd", "python3", ".", "pip", "pytest"}  # programs of set-up lines; test_first_screen.py runs the README's
+INSTALLS = {"git", "cd", "python3", ".", "pip", "pytest"}  # of set-up lines; test_first_screen.py runs the README's
 HUB = "downloads a model from the hub"
 DATA = "needs data that is not part of this project"
 GPU = "needs a GPU"
