@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ from seekr_lite.attention.tappable import check_tappable
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
+from seekr_lite.model.base import Base
+from seekr_lite.model.lora import AdapterSequence
+from seekr_lite.recipe.recipe import AdapterSettings
 
 LAYERS, HEADS, WINDOW = 2, 4, 4
 SIZES: dict[str, Any] = {
@@ -239,7 +244,7 @@ def llama_4() -> Any:
     )
 
 
-def qwen3_next() -> Any:
+def qwen3_next(*layer_types: str) -> Any:
     return tf.Qwen3NextForCausalLM(
         tf.Qwen3NextConfig(
             **GROUPED,
@@ -252,7 +257,7 @@ def qwen3_next() -> Any:
             num_experts_per_tok=1,
             moe_intermediate_size=8,
             shared_expert_intermediate_size=8,
-            layer_types=["linear_attention", "full_attention"],
+            layer_types=list(layer_types or ("linear_attention", "full_attention")),
         )
     )
 
@@ -269,6 +274,17 @@ def qwen3_next() -> Any:
 def test_other_attention_is_refused_by_name(refused: Make, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_tappable(make(refused))
+
+
+@pytest.mark.parametrize("refused", [llama_4, lambda: qwen3_next("full_attention", "linear_attention")])
+def test_heads_are_scored_only_where_seekr_could_hold_them(refused: Make) -> None:
+    base = Base(make(refused), SimpleNamespace(pad_token_id=0), "its/name")  # type: ignore[arg-type]
+    adapters = AdapterSequence(base, AdapterSettings(targets=("q_proj",)), seed=0)
+    adapters.start_task()
+    with pytest.raises(UserError, match="which has no map that SEEKR could hold"):
+        head_sensitivity(adapters, [EncodedExample((5, 9, 17, 30), 2)])
+    with pytest.raises(UserError, match="which has no map that SEEKR could hold"):
+        head_forgettability(adapters, [EncodedExample((5, 9, 17, 30), 2)], None, 0, [None])
 
 
 def test_a_model_whose_kernel_has_no_tap_is_refused() -> None:

@@ -239,7 +239,7 @@ def test_a_run_of_another_method_has_no_head_scores(other_method: sl.Run) -> Non
     done = command("inspect", other_method.path)
     assert isinstance(done.exception, sl.UserError)
     assert done.exception.exit_code == 2
-    assert 'its method is "replay", and heads are scored by seekr and seekr-paper alone' in str(done.exception)
+    assert 'its method is "replay", which scores none' in str(done.exception)
 
 
 def test_head_scores_that_are_gone_are_named(small_recipe: MakeRecipe) -> None:

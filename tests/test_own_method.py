@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint
 from typing import ClassVar
 
@@ -10,12 +10,20 @@ import pytest
 import torch
 
 import seekr_lite as sl
+from seekr_lite.attention.selection import Head
+from seekr_lite.attention.tap import tap
 from seekr_lite.common.progress import Listener
-from seekr_lite.data.batch import Batch
+from seekr_lite.data.batch import Batch, collate
+from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods import registry
-from seekr_lite.methods.method import LossTerm, Method, StepTotals
+from seekr_lite.methods.baselines import Joint, Replay
+from seekr_lite.methods.memory import ReplayRow
+from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
+from seekr_lite.methods.seekr import Seekr
+from seekr_lite.model.base import load_base
+from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.recipe import method_names
-from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.recipe.recipe import AdapterSettings, BaseSettings, MethodSettings, Recipe
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -96,11 +104,144 @@ def test_a_name_of_the_package_cannot_be_taken() -> None:
 
 def test_an_installed_package_adds_a_method(monkeypatch: pytest.MonkeyPatch, small_recipe: MakeRecipe) -> None:
     point = EntryPoint("anchor", f"{__name__}:Anchor", method_names.GROUP)
-    for module in (registry, method_names):
-        monkeypatch.setattr(module, "installed_methods", lambda: {"anchor": point})
+    monkeypatch.setattr(method_names, "installed_methods", lambda: {"anchor": point})
     assert "anchor" in registry.method_names()
     assert registry.method_class("anchor") is Anchor
     assert small_recipe(method={"name": "anchor"}).method.name == "anchor"
+
+
+def test_an_installed_method_that_cannot_be_imported_is_named(
+    monkeypatch: pytest.MonkeyPatch, small_recipe: MakeRecipe
+) -> None:
+    point = EntryPoint("lost", "no_such_package.lost:Lost", method_names.GROUP)
+    monkeypatch.setattr(method_names, "installed_methods", lambda: {"lost": point})
+    with pytest.raises(sl.UserError, match=r'"lost" is no_such_package\.lost:Lost, which cannot be imported'):
+        small_recipe(method={"name": "lost"})
+
+
+# ------------------------------------------------------------------ traits, whatever the name
+
+
+class AllAtOnce(Joint):
+    name = "all-at-once"
+
+
+class Upper(Seekr):
+    """SEEKR with the chosen heads of the upper half of the layers, its scores in a folder of their own."""
+
+    name = "upper"
+    state_folder = "upper"
+
+    def watched_heads(self, task: int) -> Sequence[Head]:
+        return [head for head in super().watched_heads(task) if head[0] >= self.shape[0] // 2]
+
+
+@pytest.fixture
+def others() -> Iterator[None]:
+    for method in (AllAtOnce, Upper):
+        sl.register_method(method)
+    yield
+    registry.REGISTERED.clear()
+
+
+@pytest.mark.usefixtures("others")
+def test_a_joint_method_takes_no_more_tasks(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(method={"name": "all-at-once"}), listener=QUIET)
+    rows = [sl.Example("say:", "yes")] * 8
+    with pytest.raises(sl.UserError, match="has learned all its tasks at once and takes no more"):
+        run.learn(sl.Task("mine", train=rows, test=rows), listener=QUIET)
+
+
+@pytest.mark.usefixtures("others")
+def test_a_method_that_scores_heads_shows_them(small_recipe: MakeRecipe) -> None:
+    run = sl.run(small_recipe(method={"name": "upper"}), listener=QUIET)
+    assert (run.path / "upper" / "01-keeper.json").is_file()
+    assert len(run.heads.of("keeper").chosen) == 2
+    assert sl.compare(run).runs[0].heads == 2
+    assert "no head scores" not in run.save_report().read_text()
+
+
+@pytest.mark.usefixtures("others")
+def test_a_subclass_inherits_what_seekr_takes_where_a_recipe_is_silent() -> None:
+    settings = MethodSettings(name="upper")
+    assert (settings.replay_step, settings.replay_passes, settings.attention_weight) == ("own", 12.0, 30.0)
+    assert MethodSettings(name="all-at-once").replay_step == "shared"
+
+
+def attention_term(method_class: type[Seekr], chosen: tuple[tuple[Head, ...], ...]) -> float:
+    """Of two old rows, of tasks 0 and 1, whose teachers are far from the student."""
+    base = load_base(BaseSettings(model="tiny", device="cpu"))
+    adapters = AdapterSequence(base, AdapterSettings(rank=4), seed=0)
+    method = method_class(MethodSettings(), adapters, seed=0)
+    method.chosen = list(chosen)
+    adapters.start_task()
+    for task in range(2):
+        torch.manual_seed(task)
+        for weight in adapters.student.values():
+            weight.data = 0.3 * torch.randn_like(weight)
+        adapters.finish_task()
+        adapters.start_task()
+    rows = [ReplayRow(task, 0, EncodedExample((5, 9, 17, 30, 2), 2)) for task in range(2)]
+    replay = ReplayBatch(collate([row.encoded for row in rows], 0), rows)
+    adapters.model.eval()
+    with tap(base.model):
+        terms = {one.name: one.value for one in method.replay_loss(replay, StepTotals(4, 2, frozenset({0, 1})))}
+    return float(terms.get("attention_distillation", torch.zeros(())).detach())
+
+
+def test_a_variant_of_seekr_is_the_mean_over_the_layers_that_it_holds() -> None:
+    both = ((0, 1), (2, 1), (3, 0)), ((0, 0), (3, 2))
+    upper = ((2, 1), (3, 0)), ((3, 2),)
+    held = attention_term(Upper, both)
+    assert held > 0
+    assert held == attention_term(Seekr, upper)
+
+
+def test_a_variant_that_holds_no_head_has_no_attention_term() -> None:
+    assert attention_term(Upper, (((0, 1),), ((1, 0),))) == 0
+
+
+class Forgetful(Method):
+    name = "forgetful"
+    replays = True
+
+
+class Torn(Joint):
+    name = "torn"
+    routed_by_task = True
+
+
+class Misspelt(Replay):
+    name = "misspelt"
+    recipe_defaults: ClassVar = {"replay_pases": 4.0, "replay_step": "alone"}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Forgetful, 'the method "forgetful" has replays = True and no replay_loss'),
+        (Torn, 'the method "torn" is joint, with one adapter for all tasks, and routed_by_task'),
+        (Misspelt, "recipe_defaults: replay_step: .*; replay_pases: Extra inputs are not permitted"),
+    ],
+)
+def test_traits_without_what_they_need_are_refused(method: type[Method], message: str) -> None:
+    with pytest.raises(sl.UserError, match=message):
+        sl.register_method(method)
+    assert method.name not in registry.REGISTERED
+
+
+class Silent(Replay):
+    name = "silent"
+
+    def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
+        return []
+
+
+def test_a_loss_without_terms_is_refused_in_words(small_recipe: MakeRecipe) -> None:
+    sl.register_method(Silent)
+    with pytest.raises(sl.UserError, match='the method "silent" gave no loss terms'):
+        sl.run(small_recipe(method={"name": "silent"}), listener=QUIET)
+    registry.REGISTERED.clear()
 
 
 def test_an_unknown_method_is_refused(small_recipe: MakeRecipe) -> None:

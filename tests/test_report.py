@@ -192,7 +192,7 @@ def test_an_unfinished_run_says_what_is_missing(stopped_run: sl.Run) -> None:
     assert "not tested yet: shade (after keeper), keeper (after keeper)" in page.sections[""]
     assert "the run is not finished" in page.sections["scores"]
     assert "not tested yet" in page.sections["curves"]
-    assert "seekr and seekr-paper alone score heads" in page.sections["heads"]
+    assert "this method scores none" in page.sections["heads"]
     assert "shade, row 1" in page.sections["predictions"]
 
 

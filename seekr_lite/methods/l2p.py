@@ -17,11 +17,9 @@ from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import IGNORED, Batch
 from seekr_lite.methods.method import LossTerm, Method, StepTotals
 from seekr_lite.model.base import Base
-from seekr_lite.model.snapshots import Snapshot
+from seekr_lite.model.snapshots import PROMPT_KEYS, Snapshot
 from seekr_lite.model.soft_prompts import PromptSequence
 from seekr_lite.recipe.recipe import Recipe
-
-KEYS = "prompt_keys"
 
 
 class PromptPool(PromptSequence):
@@ -33,7 +31,7 @@ class PromptPool(PromptSequence):
     def __init__(self, base: Base, recipe: Recipe, pool: int, length: int, top: int) -> None:
         super().__init__(base, recipe.adapter, recipe.run.seed, tokens=pool * length)
         self.pool, self.length, self.top = pool, length, top
-        self.add(KEYS, pool)
+        self.add(PROMPT_KEYS, pool)
         self.model.choose = self.choose
 
     def similarities(self, batch: Batch) -> torch.Tensor:
@@ -41,7 +39,7 @@ class PromptPool(PromptSequence):
         asked = (batch.attention_mask.bool() & (batch.labels == IGNORED))[..., None]  # the prompt, without the answer
         embeddings = self.model.token_embeddings(batch.input_ids).float()
         query = (embeddings * asked).sum(1) / asked.sum(1)
-        return F.cosine_similarity(query[:, None], self.acting_weights()[KEYS].float(), dim=-1)
+        return F.cosine_similarity(query[:, None], self.acting_weights()[PROMPT_KEYS].float(), dim=-1)
 
     def choose(self, batch: Batch) -> torch.Tensor:
         """Which vectors go in front of each row: those of the `top` nearest prompts, `[r, top length]`."""
@@ -50,7 +48,7 @@ class PromptPool(PromptSequence):
         return (nearest[..., None] * self.length + within).flatten(1)
 
     def initial(self, name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if name == KEYS:
+        if name == PROMPT_KEYS:
             return torch.rand(parameter.shape, generator=generator) * 2 - 1
         return super().initial(name, parameter, generator)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.model.losses import answer_cross_entropy_sum
@@ -73,7 +73,11 @@ class TaskState:
 
 
 class Method:
-    """A method that trains on new rows only; the others override what they do differently."""
+    """A method that trains on new rows only; the others override what they do differently.
+
+    The traits below are asked wherever a method is treated in its own way (learning, planning, testing, reports);
+    nothing asks for a method's name.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -89,6 +93,7 @@ class Method:
     teaches_old_rows: ClassVar[bool] = False  # and on each old row
     trainings_of_a_new_row: ClassVar[int] = 1  # forward and backward passes in which it learns from one
     state_folder: ClassVar[str | None] = None  # where the run folder keeps `task_state`
+    recipe_defaults: ClassVar[Mapping[str, Any]] = {}  # its values of keys of `[method]` where a recipe is silent
     default_options: ClassVar[Mapping[str, Option]] = {}  # settings of its own: `[method] options`
     option_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # the least and the largest value of some of them
 
@@ -101,8 +106,6 @@ class Method:
     @classmethod
     def read_options(cls, settings: MethodSettings) -> dict[str, Option]:
         """The recipe's `method.options` over the method's defaults. Raises `UserError` for what it does not know."""
-        from seekr_lite.common.errors import nearest
-
         for key, value in settings.options.items():
             if key not in cls.default_options:
                 known = cls.default_options
@@ -155,7 +158,7 @@ class Method:
         return [LossTerm("cross_entropy", answer_cross_entropy_sum(self.model, batch) / totals.label_tokens)]
 
     def replay_loss(self, replay: ReplayBatch, totals: StepTotals) -> list[LossTerm]:
-        """The loss of old rows; called only if `replays`."""
+        """The loss of old rows; called only if `replays`, and then needed (`registry.check_traits`)."""
         return []
 
     def review_task(self, index: int, rows: Sequence[EncodedExample]) -> None:

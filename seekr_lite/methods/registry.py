@@ -1,4 +1,4 @@
-"""The methods by name. A new method of the package is one file in this folder and one line here.
+"""The methods by name. A new method of the package is one file in this folder and one line in `method_names.py`.
 
 Methods of others: a class under `@register_method`, in a notebook or script, or in an installed package that names it
 as an entry point of the group "seekr_lite.methods". A recipe only ever names a method; it brings no code.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
-from seekr_lite.recipe.method_names import METHODS, REGISTERED, installed_methods, method_names
+from seekr_lite.common.errors import UserError
+from seekr_lite.recipe.method_names import METHODS, REGISTERED, class_of_others, method_names
 
 if TYPE_CHECKING:
     from seekr_lite.methods.method import Method
@@ -23,12 +24,11 @@ def register_method(method: MethodClass) -> MethodClass:
     """A class decorator: recipes of this process can name the method. Registered anew (a cell run again), it replaces.
 
     Raises:
-        UserError: the package has a method of that name.
+        UserError: the package has a method of that name, or the class lacks what its traits promise.
     """
-    from seekr_lite.common.errors import UserError
-
     if method.name in METHODS:
         raise UserError(f'the method "{method.name}" is one of the package; give yours another name')
+    check_traits(method)
     REGISTERED[method.name] = method
     return method
 
@@ -37,21 +37,32 @@ def method_class(name: str) -> type[Method]:
     """The class of a method; its module is imported only now, so that recipes are read without torch.
 
     Raises:
-        UserError: no method has this name.
+        UserError: no method has this name, or an installed one lacks what its traits promise.
     """
     if name in METHODS:
-        module, _, attribute = METHODS[name].partition(":")
+        module, _, attribute = METHODS[name].place.partition(":")
         found: type[Method] = getattr(import_module(module), attribute)
         return found
-    if name in REGISTERED:
-        registered: type[Method] = REGISTERED[name]
-        return registered
-    if name in installed_methods():
-        loaded: type[Method] = installed_methods()[name].load()
-        return loaded
-    from seekr_lite.common.errors import UserError
+    other: type[Method] | None = class_of_others(name)
+    if other is None:
+        raise UserError(f'no method is called "{name}" here; import what registers it first. Known: {method_names()}')
+    check_traits(other)
+    return other
 
-    raise UserError(f'no method is called "{name}" here; import what registers it first. Known: {method_names()}')
+
+def check_traits(method: type[Method]) -> None:
+    """Raises `UserError` where a class lacks what its traits promise: before anything is learned, not after a task."""
+    from seekr_lite.methods.method import Method
+    from seekr_lite.recipe.recipe import MethodSettings
+
+    if method.replays and method.replay_loss is Method.replay_loss:
+        raise UserError(
+            f'the method "{method.name}" has replays = True and no replay_loss: give it one, or keep rows for '
+            "finish_task alone (keeps_samples = True)"
+        )
+    if method.joint and method.routed_by_task:
+        raise UserError(f'the method "{method.name}" is joint, with one adapter for all tasks, and routed_by_task')
+    MethodSettings.check_defaults(method.name, method.recipe_defaults)
 
 
 def with_options(recipe: Recipe) -> Recipe:

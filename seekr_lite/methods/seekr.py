@@ -23,7 +23,7 @@ from seekr_lite.methods.head_scoring import score_heads
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
 from seekr_lite.model.answer_states import AnswerStates, answer_span, answer_states
 from seekr_lite.model.snapshots import SnapshotSequence
-from seekr_lite.recipe.method_names import HEADS_FOLDER
+from seekr_lite.recipe.method_names import METHODS
 from seekr_lite.recipe.recipe import MethodSettings
 
 
@@ -33,7 +33,8 @@ class Seekr(DarkExperienceReplay):
     name = "seekr"
     summary = "DER++, and distillation of the attention maps of the heads that matter most"
     looks_into_attention = True
-    state_folder = HEADS_FOLDER
+    state_folder = "heads"
+    recipe_defaults = METHODS["seekr"].recipe_defaults
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)
@@ -182,10 +183,8 @@ class Seekr(DarkExperienceReplay):
 
 
 class PublishedSeekr(Seekr):
-    """SEEKR as published: old rows are seen once an epoch, in the steps of new ones; attention_weight 1000.
-
-    The class is the same; the recipe's defaults are others (`method_defaults.py`).
-    """
+    """SEEKR as published: old rows are seen once an epoch, in the steps of new ones; attention_weight 1000."""
 
     name = "seekr-paper"
     summary = "SEEKR with the paper's schedule and attention weight"
+    recipe_defaults = METHODS["seekr-paper"].recipe_defaults

@@ -1,6 +1,6 @@
 """What is trained, as an interface: a student that learns task after task, and a frozen copy of it after each.
 
-`adapters.py` has LoRA, `prompt_sequence.py` soft prompts; learner and methods know this interface alone.
+`lora.py` has LoRA, `soft_prompts.py` soft prompts; learner and methods know this interface alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import AdapterSettings
 
 
+PROMPT_EMBEDDINGS, PROMPT_KEYS = "prompt_embeddings", "prompt_keys"
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A frozen copy on the host, after a task: names -> tensors.
@@ -31,7 +34,12 @@ class Snapshot:
 
     @property
     def is_prompt(self) -> bool:
-        return "prompt_embeddings" in self.weights
+        return PROMPT_EMBEDDINGS in self.weights
+
+    @property
+    def is_prompt_pool(self) -> bool:
+        """Whether each row takes some of the vectors alone, by keys of theirs: a form that PEFT does not know."""
+        return PROMPT_KEYS in self.weights
 
 
 class SnapshotSequence(ABC):

@@ -1,4 +1,4 @@
-"""The sequence of soft prompts on one frozen base: `adapters.py` for vectors in front of the rows in place of LoRA.
+"""The sequence of soft prompts on one frozen base: `lora.py` for vectors in front of the rows in place of LoRA.
 
 A prompt that goes on from task to task (`l2p`, `lfpt5`) is one set of vectors. A progressive one (`pp`) starts afresh
 with each task, in front of the frozen ones of all tasks before. A snapshot is a prompt-tuning adapter of PEFT
@@ -18,14 +18,14 @@ from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.seeds import seed_for
 from seekr_lite.data.batch import IGNORED, Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
+from seekr_lite.model.snapshots import PROMPT_EMBEDDINGS, Snapshot, SnapshotSequence
 
 if TYPE_CHECKING:
     from seekr_lite.model.base import Base
     from seekr_lite.recipe.recipe import AdapterSettings
 
 
-EMBEDDINGS, GENERATION = "prompt_embeddings", "generation_embedding"
+GENERATION = "generation_embedding"
 
 
 class PromptSequence(SnapshotSequence):
@@ -52,7 +52,7 @@ class PromptSequence(SnapshotSequence):
         self.snapshots: list[Snapshot] = []
         self.model: PromptedModel = PromptedModel(base.model)
         self._student: dict[str, torch.nn.Parameter] = {}
-        self.add(EMBEDDINGS, tokens)
+        self.add(PROMPT_EMBEDDINGS, tokens)
         if generation:
             self.add(GENERATION, 1)
         self._frozen: torch.Tensor | None = None  # of the tasks before [v, h]
@@ -72,7 +72,7 @@ class PromptSequence(SnapshotSequence):
     @property
     def teacher_rank(self) -> int:
         """As large as the prompt is: there is no slot."""
-        return len(self._student[EMBEDDINGS])
+        return len(self._student[PROMPT_EMBEDDINGS])
 
     def start_task(self, from_previous: bool = True) -> None:
         index = len(self.snapshots)
@@ -82,13 +82,14 @@ class PromptSequence(SnapshotSequence):
             self._initialise(index)
         self._frozen = None
         if self.progressive and index:
-            self._frozen = self.snapshots[-1].weights[EMBEDDINGS].to(self.base.device)
+            self._frozen = self.snapshots[-1].weights[PROMPT_EMBEDDINGS].to(self.base.device)
 
     def finish_task(self) -> Snapshot:
         weights = {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self._student.items()}
         if self._frozen is not None:
-            weights[EMBEDDINGS] = torch.cat([weights[EMBEDDINGS], self._frozen.to("cpu", weights[EMBEDDINGS].dtype)])
-        snapshot = Snapshot(weights, len(weights[EMBEDDINGS]), 1.0)
+            own = weights[PROMPT_EMBEDDINGS]
+            weights[PROMPT_EMBEDDINGS] = torch.cat([own, self._frozen.to("cpu", own.dtype)])
+        snapshot = Snapshot(weights, len(weights[PROMPT_EMBEDDINGS]), 1.0)
         self.snapshots.append(snapshot)
         return snapshot
 
@@ -144,7 +145,7 @@ class PromptSequence(SnapshotSequence):
         if self._bare:
             return None
         weights = self.acting_weights()
-        parts = [weights[EMBEDDINGS]]
+        parts = [weights[PROMPT_EMBEDDINGS]]
         if self._acting is None and self._frozen is not None:
             parts.append(self._frozen)
         if self._generating:
@@ -183,7 +184,7 @@ def prompt_config(base: Base, snapshot: Snapshot) -> dict[str, Any]:
         "prompt_tuning_init": "RANDOM",
         "revision": base.revision,
         "task_type": "CAUSAL_LM",
-        "token_dim": snapshot.weights[EMBEDDINGS].shape[1],
+        "token_dim": snapshot.weights[PROMPT_EMBEDDINGS].shape[1],
     }
 
 

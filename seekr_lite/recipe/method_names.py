@@ -1,38 +1,48 @@
-"""What a method's name brings along: values of `[method]` where a recipe does not give them.
+"""The names that `method.name` takes, and what a name brings along where a recipe is silent.
 
-The fields' own defaults are the paper's. Those of `seekr` won on validation rows (docs/results.md, "What was
-tried"); `seekr-paper` is the same method as published.
+A recipe is read without importing the package's methods, and torch with them. So what a recipe has to know of them
+stands here; everything else is on the class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-DEFAULT_METHOD = "seekr"
-METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "seekr": {"replay_step": "own", "replay_passes": 12.0, "attention_weight": 30.0},
+from seekr_lite.common.errors import UserError
+
+GROUP = "seekr_lite.methods"  # of entry points of installed packages
+
+
+@dataclass(frozen=True)
+class PackageMethod:
+    """Where the class is, and its `recipe_defaults` (see `Method`), which the class takes from here."""
+
+    place: str
+    recipe_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, PackageMethod] = {
+    "sequential": PackageMethod("seekr_lite.methods.baselines:Sequential"),
+    "replay": PackageMethod("seekr_lite.methods.baselines:Replay"),
+    "derpp": PackageMethod("seekr_lite.methods.derpp:DarkExperienceReplay"),
+    "seekr": PackageMethod(
+        "seekr_lite.methods.seekr:Seekr",  # what won on validation rows (docs/results.md, "What was tried")
+        {"replay_step": "own", "replay_passes": 12.0, "attention_weight": 30.0},
+    ),
+    "seekr-paper": PackageMethod("seekr_lite.methods.seekr:PublishedSeekr"),  # as published: the fields' own defaults
+    "ewc": PackageMethod("seekr_lite.methods.ewc:ElasticWeightConsolidation"),
+    "lwf": PackageMethod("seekr_lite.methods.lwf:LearningWithoutForgetting"),
+    "olora": PackageMethod("seekr_lite.methods.olora:OrthogonalLora"),
+    "pp": PackageMethod("seekr_lite.methods.pp:ProgressivePrompts"),
+    "l2p": PackageMethod("seekr_lite.methods.l2p:LearningToPrompt"),
+    "lfpt5": PackageMethod("seekr_lite.methods.lfpt5:Lfpt5"),
+    "joint": PackageMethod("seekr_lite.methods.baselines:Joint"),
+    "isolated": PackageMethod("seekr_lite.methods.baselines:Isolated"),
 }
-HEADS_FOLDER = "heads"  # in a run folder: what a method that scores heads found
-SCORING_METHODS = ("seekr", "seekr-paper")  # ours that score heads, and hold old rows by their attention maps
-METHODS: dict[str, str] = {
-    "sequential": "seekr_lite.methods.baselines:Sequential",
-    "replay": "seekr_lite.methods.baselines:Replay",
-    "derpp": "seekr_lite.methods.derpp:DarkExperienceReplay",
-    "seekr": "seekr_lite.methods.seekr:Seekr",
-    "seekr-paper": "seekr_lite.methods.seekr:PublishedSeekr",
-    "ewc": "seekr_lite.methods.ewc:ElasticWeightConsolidation",
-    "lwf": "seekr_lite.methods.lwf:LearningWithoutForgetting",
-    "olora": "seekr_lite.methods.olora:OrthogonalLora",
-    "pp": "seekr_lite.methods.pp:ProgressivePrompts",
-    "l2p": "seekr_lite.methods.l2p:LearningToPrompt",
-    "lfpt5": "seekr_lite.methods.lfpt5:Lfpt5",
-    "joint": "seekr_lite.methods.baselines:Joint",
-    "isolated": "seekr_lite.methods.baselines:Isolated",
-}
-GROUP = "seekr_lite.methods"
 REGISTERED: dict[str, Any] = {}  # name -> class, of methods registered in this process
 
 
@@ -44,3 +54,26 @@ def method_names() -> list[str]:
 @cache
 def installed_methods() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def class_of_others(name: str) -> Any:
+    """The class of a method that is not the package's; None where there is none of this name.
+
+    Raises:
+        UserError: an installed package names it, and it cannot be imported.
+    """
+    if name in REGISTERED or name not in installed_methods():
+        return REGISTERED.get(name)
+    try:
+        return installed_methods()[name].load()
+    except (ImportError, AttributeError) as error:
+        place = installed_methods()[name].value
+        raise UserError(f'the method "{name}" is {place}, which cannot be imported: {error}') from None
+
+
+def recipe_defaults(name: str) -> Mapping[str, Any]:
+    """Values of `[method]` that this method takes where a recipe gives none; none for an unknown name."""
+    if name in METHODS:
+        return METHODS[name].recipe_defaults
+    found: Mapping[str, Any] = getattr(class_of_others(name), "recipe_defaults", {})
+    return found

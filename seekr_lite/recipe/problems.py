@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from seekr_lite.common.errors import MAX_PROBLEMS_SHOWN, MAX_TASKS, UserError, brief, check_task_name, nearest, shown
-from seekr_lite.recipe.method_names import DEFAULT_METHOD, METHODS, method_names
+from seekr_lite.recipe.method_names import METHODS, method_names
 
 
 @dataclass
@@ -195,9 +195,7 @@ def _check_epochs(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def _check_method(method: Mapping[str, Any]) -> list[Problem]:
-    from seekr_lite.common.errors import nearest
-
-    name = method.get("name", DEFAULT_METHOD)
+    name = method.get("name")
     if not isinstance(name, str) or name in METHODS or name in (known := method_names()):
         return []
     message = f'no method is called "{brief(name)}"{nearest(name, known)}; allowed: {", ".join(known)}'

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from seekr_lite.common.errors import MAX_RECIPE_BYTES, MAX_RECIPE_DEPTH, MAX_RECIPE_DOTS, UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.recipe.method_names import DEFAULT_METHOD, METHOD_DEFAULTS
+from seekr_lite.recipe.method_names import recipe_defaults
 from seekr_lite.recipe.problems import RecipeSource, check_keys_together, describe_errors
 
 Positive = Annotated[int, Field(gt=0, le=1_000_000_000)]
@@ -136,7 +137,7 @@ class MethodSettings(Section):
     """`[method]`: how old tasks are kept. Keys that a method does not use are ignored by it."""
 
     name: str = Field(
-        DEFAULT_METHOD,
+        "seekr",
         min_length=1,
         description="sequential, replay, derpp, seekr, seekr-paper, ewc, lwf, olora, pp, l2p, lfpt5, joint or isolated "
         "(docs/methods.md); or one of your own (docs/extending.md).",
@@ -188,10 +189,19 @@ class MethodSettings(Section):
     @model_validator(mode="after")
     def _take_defaults_of_the_method(self) -> MethodSettings:
         """Not as values that were set: another method that takes its place (`Recipe.with_`) has its own."""
-        for key, value in METHOD_DEFAULTS.get(self.name, {}).items():
+        for key, value in recipe_defaults(self.name).items():
             if key not in self.model_fields_set:
                 self.__dict__[key] = value
         return self
+
+    @classmethod
+    def check_defaults(cls, name: str, defaults: Mapping[str, Any]) -> None:
+        """Raises `UserError` where the `recipe_defaults` of a method are no values of this section."""
+        try:
+            cls.model_validate({**defaults, "name": name})
+        except ValidationError as error:
+            wrong = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors(include_url=False))
+            raise UserError(f'the method "{name}": recipe_defaults: {wrong}') from None
 
 
 class EvaluateSettings(Section):
@@ -313,12 +323,10 @@ class Recipe(Section):
         """`section.key` -> value."""
         return {f"{section}.{key}": value for section, part in self.model_dump().items() for key, value in part.items()}
 
-    def to_toml(self) -> str:
-        """The recipe as TOML with every key written out, so that a run folder says all that it was made from."""
-        lines: list[str] = []
-        for section, values in self.model_dump().items():
-            lines += [f"[{section}]", *(f"{k} = {_toml(v)}" for k, v in values.items() if v is not None), ""]
-        return "\n".join(lines)
+    def to_toml(self, sections: Sequence[str] = ()) -> str:
+        """The recipe, or some sections of it, as TOML with every key written out: a run folder says all that it was
+        made from."""
+        return tomli_w.dumps(self.model_dump(include=set(sections) or None, exclude_none=True))
 
 
 def read_recipe_text(path: Path) -> str:
@@ -371,26 +379,3 @@ def _tuples(value: Any, name: str, depth: int = 0) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_tuples(item, name, depth + 1) for item in value)
     return value
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        import json
-
-        # JSON strings are TOML basic strings, but for DEL, which no key here can hold.
-        return (
-            json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f") if value.isascii() else _toml_unicode(value)
-        )
-    return repr(value)
-
-
-def _toml_unicode(value: str) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.files import user_file, user_path
-from seekr_lite.recipe.method_names import METHOD_DEFAULTS
+from seekr_lite.recipe.method_names import recipe_defaults
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -57,8 +57,6 @@ def shipped_recipes() -> list[ShippedRecipe]:
 
 def shipped_recipe(name: str) -> ShippedRecipe:
     """One recipe, with or without `.toml`. Raises `UserError` where the package has none of that name."""
-    from seekr_lite.common.errors import nearest
-
     known = {one.name: one for one in shipped_recipes()}
     name = name.removesuffix(".toml")
     if name not in known:
@@ -100,7 +98,7 @@ def _line(section: str, key: str, field: FieldInfo) -> str:
         return f"{comment}{key} = {_toml(MINE[(section, key)])}\n"
     default = field.get_default()
     if section == "method":
-        default = METHOD_DEFAULTS.get(MINE[("method", "name")], {}).get(key, default)
+        default = recipe_defaults(MINE[("method", "name")]).get(key, default)
     return f"{comment}# {key} = {'...' if default is None else _toml(default)}\n"
 
 

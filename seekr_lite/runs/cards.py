@@ -248,8 +248,7 @@ def _scores(folder: RunFolder, stage: int) -> str:
 
 
 def _settings(recipe: Recipe) -> str:
-    sections = recipe.to_toml().strip().split("\n\n")
-    return "\n\n".join(one for one in sections if one.partition("]")[0].removeprefix("[") in TOLD)
+    return recipe.to_toml(TOLD).strip()
 
 
 def check_hub_id(name: str, option: str) -> None:

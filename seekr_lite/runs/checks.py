@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.methods.registry import with_options
+from seekr_lite.methods.registry import method_class, with_options
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.folder import RunFolder
 
@@ -46,7 +46,7 @@ def check_continues(folder: RunFolder, recipe: Recipe) -> None:
             f"{folder.path}: this folder holds a run of another recipe; differing: {', '.join(differing)}. "
             "Run it with the same recipe (tasks may be appended), or name another folder (--output)"
         )
-    if folder.record.method == "joint" and new_tasks != old_tasks and folder.record.stages:
+    if method_class(folder.record.method).joint and new_tasks != old_tasks and folder.record.stages:
         raise UserError(
             f"{folder.path}: a joint run has learned all its tasks at once and takes no more; name another folder"
         )
@@ -60,7 +60,6 @@ def _values(recipe: Recipe) -> dict[str, Any]:
 
 def check_against_base(recipe: Recipe) -> None:
     """Refuses what the base cannot do, from its configuration alone."""
-    from seekr_lite.methods.registry import method_class
     from seekr_lite.model.base import load_config
 
     method = method_class(recipe.method.name)

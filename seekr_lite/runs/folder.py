@@ -34,7 +34,7 @@ from seekr_lite.common.packages import versions
 from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.evaluate import Prediction
-from seekr_lite.recipe.method_names import HEADS_FOLDER, SCORING_METHODS
+from seekr_lite.methods.registry import method_class
 from seekr_lite.runs.checkpoint_file import CheckpointFile
 from seekr_lite.runs.lock import LOCK_FILE
 from seekr_lite.runs.record import (
@@ -353,9 +353,10 @@ class RunFolder:
         self.save()
 
     @property
-    def holds_heads(self) -> bool:
-        """Whether it has head scores, or should have them."""
-        return self.record.method in SCORING_METHODS or (self.path / HEADS_FOLDER).is_dir()
+    def heads_folder(self) -> str | None:
+        """Where it has head scores, or should have them; None for a method that scores none."""
+        method = method_class(self.record.method)
+        return method.state_folder if method.looks_into_attention else None
 
     @property
     def has_scores(self) -> bool:

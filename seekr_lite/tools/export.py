@@ -119,7 +119,7 @@ def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: s
     snapshot, recipe = folder.load_snapshot(stage), folder.recipe()
     settings = recipe.base
     if snapshot.is_prompt:
-        _refuse_prompt(recipe, merge)
+        _refuse_prompt(snapshot, merge)
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
     texts = _probe_texts(folder)
     # One model at a time is in memory: each of these steps loads its own.
@@ -155,11 +155,11 @@ def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: s
 # ------------------------------------------------------------------ writing
 
 
-def _refuse_prompt(recipe: Recipe, merge: str) -> None:
+def _refuse_prompt(snapshot: Snapshot, merge: str) -> None:
     """Raises `UserError` for what a soft prompt cannot become."""
     if merge != "none":
         raise UserError(f'merge "{merge}": a soft prompt cannot be merged into weights; export it with merge "none"')
-    if recipe.method.name == "l2p":
+    if snapshot.is_prompt_pool:
         raise UserError("export: PEFT does not know a pool of prompts that are chosen row by row; load it from its run")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from seekr_lite.common.errors import UserError
 from seekr_lite.common.processes import current_processes
 from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.batch import collate
@@ -95,6 +96,8 @@ class StepGradients:
         return terms
 
     def _backward(self, loss: Sequence[LossTerm], share: float, terms: TermValues, with_norms: bool) -> None:
+        if not loss:
+            raise UserError(f'the method "{self.method.name}" gave no loss terms for a micro-batch; give at least one')
         wanted = [term for term in loss if with_norms and term.name not in terms.norms]
         # A term that is alone, in the first micro-batch of a step, has the very gradient that backward() leaves.
         alone = len(loss) == 1 and all(one.grad is None for one in self.adapters.trainable_parameters())

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.recipe.method_names import HEADS_FOLDER
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe
@@ -94,9 +93,9 @@ def _compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
 
 def _heads_held(folder: RunFolder) -> int | None:
     """How many heads the last task is held by; read from its JSON alone, so that no tensor is loaded."""
-    if not folder.record.stages or not folder.holds_heads:
+    if not folder.record.stages or folder.heads_folder is None:
         return None
-    return len(folder.load_state_values(len(folder.record.stages) - 1, HEADS_FOLDER)["heads"])
+    return len(folder.load_state_values(len(folder.record.stages) - 1, folder.heads_folder)["heads"])
 
 
 def _groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[MethodGroup, ...]:

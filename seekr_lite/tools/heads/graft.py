@@ -167,7 +167,7 @@ def _loss(adapters: AdapterSequence, batch: Batch, recorder: Recorder | None) ->
 
 def _chosen_heads(folder: RunFolder, tasks: Sequence[str]) -> dict[str, tuple[Head, ...]]:
     """The run's own choice; of a run without one, what SEEKR would choose now."""
-    if folder.holds_heads:
+    if folder.heads_folder:
         heads = Heads.of_run(folder)
         return {task: heads.of(task).chosen for task in tasks}
     recipe = folder.recipe()

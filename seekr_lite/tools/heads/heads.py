@@ -11,7 +11,6 @@ import torch
 
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.packages import load_extra
-from seekr_lite.recipe.method_names import HEADS_FOLDER, SCORING_METHODS
 from seekr_lite.tools.heads.scores import (
     COLUMNS,
     ChoiceChange,
@@ -43,22 +42,23 @@ class Heads:
         stages = folder.record.stages
         if not stages:
             raise UserError(f"{folder.path}: this run has learned no task yet, so it holds no head scores")
-        if not folder.holds_heads:
+        heads_folder = folder.heads_folder
+        if heads_folder is None:
             raise UserError(
-                f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", and heads '
-                f"are scored by {' and '.join(SCORING_METHODS)} alone; "
+                f'{folder.path}: this run holds no head scores: its method is "{folder.record.method}", which scores '
+                "none (SEEKR does); "
                 "`seekr-lite heads score RECIPE --task TASK --run RUN` scores them now"
             )
         tasks = []
         for index, stage in enumerate(stages):
-            tensors, values = folder.load_state(index, HEADS_FOLDER)
+            tensors, values = folder.load_state(index, heads_folder)
             try:
                 scores = {name: tensors[name] for name in COLUMNS}
                 chosen = _pairs(values["heads"])
                 _check_scores(scores, chosen)
                 tasks.append(TaskHeads(stage.tasks[0], **scores, chosen=chosen))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise UserError(f"{folder.path / HEADS_FOLDER / stage.name}.*: damaged: {error!r}") from None
+                raise UserError(f"{folder.path / heads_folder / stage.name}.*: damaged: {error!r}") from None
         return cls(tuple(tasks))
 
     def of(self, after: str | None = None) -> TaskHeads:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.html_page import breakable, table, text
 from seekr_lite.common.svg_charts import heatmap
-from seekr_lite.recipe.method_names import SCORING_METHODS
 from seekr_lite.tools.heads.heads_table import ranges
 from seekr_lite.tools.report.run_facts import RunFacts
 
@@ -31,9 +30,9 @@ def heads_content(facts: RunFacts) -> str:
     try:
         heads = Heads.of_run(facts.folder)
     except UserError as error:
-        if facts.folder.holds_heads:
+        if facts.folder.heads_folder:
             return f'<p class="empty">The head scores cannot be read. {text(error)}</p>'
-        return f'<p class="empty">There are no head scores: {" and ".join(SCORING_METHODS)} alone score heads.</p>'
+        return '<p class="empty">There are no head scores: this method scores none (SEEKR does).</p>'
     return _slider(heads) + "".join(_panel(task, index) for index, task in enumerate(heads.tasks)) + _changes(heads)
 
 

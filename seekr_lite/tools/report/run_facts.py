@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.evaluation.scoreboard import Row, Scoreboard, planned_evaluations
+from seekr_lite.methods.registry import method_class
 from seekr_lite.runs.folder import SCORES_FILE
 from seekr_lite.runs.general_store import kept_texts, with_texts
 from seekr_lite.tools.report.step_curves import PhaseTotal, StepCurves, read_curves, read_phases
@@ -72,7 +73,7 @@ class RunFacts:
     @property
     def joint(self) -> bool:
         """Whether all tasks are learned at once."""
-        return self.method == "joint" or any(len(stage.tasks) > 1 for stage in self.folder.record.stages)
+        return method_class(self.method).joint
 
     @cached_property
     def curves(self) -> StepCurves:

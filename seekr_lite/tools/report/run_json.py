@@ -64,7 +64,7 @@ def _heads(facts: RunFacts, problems: list[str]) -> dict[str, Any] | None:
     try:
         return Heads.of_run(facts.folder).to_json() if facts.learned else None
     except UserError as error:
-        if facts.folder.holds_heads:
+        if facts.folder.heads_folder:
             problems.append(str(error))
         return None
 
