@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.evaluation.scoreboard import show
-from seekr_lite.runs.contents import known_metrics, known_result
 from seekr_lite.runs.record import learned_tasks
+from seekr_lite.runs.stages import known_metrics, known_result
 
 if TYPE_CHECKING:
     from seekr_lite.data.task import Task

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.evaluation.generate import answer_prompt
-from seekr_lite.runs.folder import BARE_BASE, Stage, find_stages, model_name
+from seekr_lite.runs.stages import BARE_BASE, Stage, find_stages, model_name
 from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Chat:
     """
 
     def __init__(self, folder: RunFolder, after: str | None = None, max_new_tokens: int | None = None) -> None:
-        self.stage: Stage = folder.stage_after(None) if after is None else find_stages(folder, [after])[0]
+        self.stage: Stage = find_stages(folder, [] if after is None else [after])[0]
         self.folder = folder
         self._data = folder.recipe().data
         self._models = RunModels(folder)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.runs.folder import Stage
+from seekr_lite.runs.stages import Stage
 
 if TYPE_CHECKING:
     from seekr_lite.model.base import Base
