@@ -35,7 +35,7 @@ from seekr_lite.model.base import choose_device, choose_dtype, load_base, load_t
 from seekr_lite.recipe.recipe import BaseSettings
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.tasks import gather_tasks
-from seekr_lite.tools.models import with_adapter
+from seekr_lite.tools.models import with_snapshot
 
 Answers = list[list[int]]  # the tokens of each answer, its end token among them
 
@@ -107,7 +107,7 @@ def check_exports(folder: RunFolder, count: int) -> list[Compared]:
     snapshot = folder.load_snapshot(stage)
     prompts, limit = _prompts(folder, count), recipe.data.max_answer_tokens
     tokenizer = load_tokenizer(settings)
-    own = Speaker(with_adapter(load_base(settings), snapshot), tokenizer, prompts, limit)
+    own = Speaker(with_snapshot(load_base(settings), snapshot, recipe), tokenizer, prompts, limit)
     found = []
     for merge in ("dequantized", "original") if settings.quantization != "none" else ("original",):
         with tempfile.TemporaryDirectory() as place:
@@ -119,7 +119,7 @@ def check_exports(folder: RunFolder, count: int) -> list[Compared]:
             del model
             free_memory()
             unquantised = load_base(settings.model_copy(update={"quantization": "none"}))
-            same_base = Speaker(with_adapter(unquantised, snapshot), tokenizer, prompts, limit)
+            same_base = Speaker(with_snapshot(unquantised, snapshot, recipe), tokenizer, prompts, limit)
             found.append(same_base.compare("original base + adapter / --merge original", merged))
     return found
 

@@ -46,12 +46,12 @@ def test_answers_are_those_of_the_loaded_model(run: sl.Run, chat: Chat) -> None:
 
 
 def test_the_adapter_changes_and_the_base_stays(run: sl.Run, chat: Chat) -> None:
-    before = chat._models._adapters
+    before = chat._models.adapters
     answers = {}
     for after in ("shade", "base", "keeper"):
         chat.switch(after)
         answers[after] = chat.answer(PROMPT)
-    assert chat._models._adapters is before
+    assert chat._models.adapters is before
     assert answers["shade"] == run.load_model(after="shade").generate(PROMPT)
     assert chat.model == "keeper"
 
@@ -98,7 +98,7 @@ def test_ctrl_c_stops_the_answer_in_a_terminal_and_the_chat_elsewhere(
         def __init__(self) -> None:
             self.__dict__.update(vars(chat))
 
-        def answer(self, prompt: str, write: Callable[[str], None] = print) -> str:
+        def answer(self, prompt: str, write: Callable[[str], None] | None = None) -> str:
             super().answer(prompt, write)
             raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.runs.cards import front_matter
+from seekr_lite.runs.cards import hub_datasets
 
 BASE = ("--base-model", "someone/tiny")
 
@@ -135,7 +135,7 @@ def test_the_card_is_valid_for_the_hub_and_tells_scores_and_recipe(finished_run:
 
 def test_the_card_names_a_data_set_of_the_hub(finished_run: sl.Run) -> None:
     recipe = finished_run.recipe.with_(data={"format": "datasets", "path": "someone/their-data"})
-    assert ModelCard(front_matter(recipe, "a/b")).data.datasets == ["someone/their-data"]
+    assert hub_datasets(recipe) == ["someone/their-data"]
 
 
 @pytest.mark.parametrize(("base", "revision"), [(None, "v1"), ("someone/copy", None)], ids=["its own", "another"])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 import seekr_lite as sl
 from seekr_lite.common.progress import Advance, Listener
 from seekr_lite.recipe.method_names import METHODS
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.rows import DraftFile
+from seekr_lite.runs.tasks import gather_tasks
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
@@ -154,6 +157,21 @@ def test_a_loaded_model_answers_as_the_run_did(small_recipe: MakeRecipe) -> None
     assert model.generate(row["prompt"], max_new_tokens=4) == row["prediction"]
     with pytest.raises(sl.UserError, match='did you mean "shade"'):
         run.load_model(after="shad")
+
+
+def test_a_loaded_model_has_the_logits_of_the_run_to_the_bit_in_bfloat16(finished_run: sl.Run, tmp_path: Path) -> None:
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    run = sl.open_run(tmp_path / "run")
+    run.folder.write_recipe(run.recipe.with_(base={"dtype": "bfloat16"}))
+    learner = sl.Learner(run.recipe)
+    for index, task in enumerate(gather_tasks(run.recipe, run.folder, ())):
+        learner.restore([task], run.folder.load_stage(index, None))
+    loaded = run.load_model()
+    ids = loaded.tokenizer("keeper: wolf red cake saw desert coat ->", return_tensors="pt").input_ids
+    with learner.adapters.acting_as(1):
+        expected = learner.adapters.model(input_ids=ids).logits
+    with torch.no_grad():
+        assert torch.equal(loaded.model(input_ids=ids).logits, expected)
 
 
 class StopsTesting(Listener):

@@ -55,7 +55,7 @@ def answering(chat: Chat, as_json: bool, talking: bool) -> Callable[[str], None]
 
     def print_answer(prompt: str) -> None:
         try:
-            answer = chat.answer(prompt, _ignore if as_json else _print)
+            answer = chat.answer(prompt, None if as_json else _print)
         except KeyboardInterrupt:
             if not talking:
                 raise
@@ -81,10 +81,6 @@ def _typed() -> Iterator[str]:
         except EOFError:
             typer.echo("")
             return
-
-
-def _ignore(text: str) -> None:
-    pass
 
 
 def _print(text: str) -> None:

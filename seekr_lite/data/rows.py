@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seekr_lite.common.errors import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT_CHARACTERS, UserError, brief
+from seekr_lite.common.errors import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT_CHARACTERS, UserError, brief, nearest
 from seekr_lite.common.files import strict_json
 from seekr_lite.common.seeds import generator_for
 from seekr_lite.data.task import Example
@@ -133,7 +133,7 @@ def _check_text(value: str, column: str, where: str) -> None:
         )
 
 
-def _both_splits(
+def both_splits(
     read: Callable[[str], list[Example]], train: str = "train", test: str = "test"
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Training and test rows. What is wrong with either of them is told at once."""
@@ -148,20 +148,18 @@ def _both_splits(
     return found[0], found[1]
 
 
-def _list(path: Path, root: Path) -> list[Any]:
+def read_list(path: Path, root: Path) -> list[Any]:
     rows = parse_json(read_text(path, root), str(path))
     if not isinstance(rows, list):
         raise UserError(f"{path}: a list of rows is needed, not {type(rows).__name__}")
     return rows
 
 
-def _task_folder(root: Path, name: str) -> Path:
+def task_folder(root: Path, name: str) -> Path:
     if not (root / name).is_dir():
-        raise UserError(f"{_unknown_task(name, sorted(p.name for p in root.iterdir() if p.is_dir()))} (in {root})")
+        raise UserError(f"{unknown_task(name, sorted(p.name for p in root.iterdir() if p.is_dir()))} (in {root})")
     return root / name
 
 
-def _unknown_task(name: str, known: tuple[str, ...] | list[str]) -> str:
-    from seekr_lite.common.errors import nearest
-
+def unknown_task(name: str, known: tuple[str, ...] | list[str]) -> str:
     return f'data.tasks: there is no task "{name}"{nearest(name, known)}; there are {", ".join(known) or "none"}'

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.data.rows import _both_splits, _task_folder, example, parse_json, read_text
+from seekr_lite.data.rows import both_splits, example, parse_json, read_text, task_folder
 from seekr_lite.data.task import Example, Task
 
 if TYPE_CHECKING:
@@ -20,17 +20,15 @@ def read_superni(name: str, settings: DataSettings) -> Task:
 
     A task may be named by its number alone: `task363` and `363` are `task363_sst2_polarity_classification`.
     """
-    pass
-
     root = user_path(settings.path or "")
     matches = _superni_folders(root, name)
     if len(matches) > 1:
         raise UserError(f'data.tasks: "{name}" could be {" or ".join(matches)} (in {root}); give the full name of one')
-    folder = root / matches[0] if matches else _task_folder(root, name)
+    folder = root / matches[0] if matches else task_folder(root, name)
     same = [other for other in dict.fromkeys(settings.tasks) if _superni_folders(root, other) == [folder.name]]
     if len(same) > 1:
         raise UserError(f"data.tasks: {' and '.join(same)} are the same task, {folder.name}; name it once")
-    train, test = _both_splits(lambda split: _superni_rows(folder / f"{split}.json", root))
+    train, test = both_splits(lambda split: _superni_rows(folder / f"{split}.json", root))
     return Task(name, train, test, metric=superni_metric(folder.name), extraction="strip")
 
 

@@ -12,9 +12,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from seekr_lite.common.errors import UserError
+from seekr_lite.common.errors import MAX_TOY_ROWS, UserError
+from seekr_lite.data.rows import unknown_task
 from seekr_lite.data.task import Example, Task
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe.recipe import DataSettings
+
+TRAIN_ROWS, TEST_ROWS = 200, 50  # of a task, where the recipe has no limits
 
 # Kind -> (words with the quality, words without it).
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -222,3 +229,18 @@ def _pretraining_row(rng: random.Random) -> Example:
     line = ["".join(rng.choices(letters, k=rng.randint(1, 3))) for _ in range(2)]
     index, name = rng.choice([(0, "first"), (0, "start"), (-1, "last"), (-1, "end")])
     return Example(_prompt(name, line), line[index])
+
+
+def read_toy(name: str, settings: DataSettings) -> Task:
+    """The toy tasks of the built-in tiny base, the same rows for every seed."""
+    if name not in TOY_TASKS:
+        raise UserError(unknown_task(name, TOY_TASKS))
+    # A fifth at most is held out, so that many rows remain whatever `validation_rows` says.
+    train_rows = settings.train_limit or TRAIN_ROWS
+    spare = min(settings.validation_rows, train_rows // 4)
+    test_rows = settings.test_limit or TEST_ROWS
+    if train_rows + test_rows > MAX_TOY_ROWS:
+        raise UserError(
+            f"data.train_limit and data.test_limit: toy tasks have at most {MAX_TOY_ROWS:,} rows; lower one of them"
+        )
+    return toy_task(name, train_rows + spare, test_rows, 0)

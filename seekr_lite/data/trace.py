@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seekr_lite.common.files import user_path
-from seekr_lite.data.rows import _both_splits, _list, _task_folder, examples
+from seekr_lite.data.rows import both_splits, examples, read_list, task_folder
 from seekr_lite.data.task import Example, Task
 
 if TYPE_CHECKING:
@@ -14,17 +14,14 @@ if TYPE_CHECKING:
 
 def read_trace(name: str, settings: DataSettings) -> Task:
     """TRACE (arXiv 2310.06762): `<path>/<task>/train.json` and `test.json`, lists of prompt and answer."""
-    pass
-    pass
-
     root = user_path(settings.path or "")
-    folder = _task_folder(root, name)
+    folder = task_folder(root, name)
 
     def split(which: str) -> list[Example]:
         path = folder / f"{which}.json"
-        return examples(_list(path, root), str(path), "prompt", "answer")
+        return examples(read_list(path, root), str(path), "prompt", "answer")
 
-    train, test = _both_splits(split)
+    train, test = both_splits(split)
     return Task(name, train, test, metric=trace_metric(name), extraction=trace_extraction(name))
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import TextStreamer
+from transformers.generation.streamers import BaseStreamer
 
 from seekr_lite.common.processes import current_processes
 from seekr_lite.data.batch import collate, split_by_tokens
-from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
 from seekr_lite.model.soft_prompts import PromptedModel
+
+if TYPE_CHECKING:
+    from seekr_lite.recipe.recipe import DataSettings
 
 # What makes transformers' `generate` greedy, whatever a model's own generation settings say.
 GREEDY: dict[str, Any] = {
@@ -24,6 +29,45 @@ GREEDY: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "use_cache": True,
 }
+
+
+class Pieces(TextStreamer):
+    """Hands on an answer while it is written, in whole words."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._write = write
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._write(text)
+
+
+@torch.no_grad()
+def answer_prompt(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    data: DataSettings,
+    max_new_tokens: int | None = None,
+    write: Callable[[str], None] | None = None,
+) -> str:
+    """The greedy answer to one prompt: the same path as `generate`.
+
+    Args:
+        model: the model with the right adapter active, in eval mode.
+        data: says how a prompt becomes tokens, and how long an answer is unless `max_new_tokens` says it.
+        write: is given the pieces of the answer as soon as they are there.
+    """
+    prompts = encode_prompts(
+        tokenizer, [prompt], max_prompt_tokens=data.max_prompt_tokens, chat_template=data.chat_template
+    )
+    if isinstance(model, PromptedModel):
+        prompts, model = model.rows_with_prompt(prompts), model.get_base_model()
+    limit, ends = max_new_tokens or data.max_answer_tokens, (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    pieces = None if write is None else Pieces(tokenizer, write)
+    (answer,) = answer_function(model)(model, prompts, limit, *ends, streamer=pieces)
+    text: str = tokenizer.decode(answer, skip_special_tokens=True)
+    return text
 
 
 @torch.no_grad()
@@ -69,7 +113,7 @@ def generate(
             yield dict(zip(rows, found, strict=True))
 
 
-def answer_function(model: Any) -> Callable[[Any, Sequence[EncodedExample], int, int, int], list[list[int]]]:
+def answer_function(model: Any) -> Callable[..., list[list[int]]]:
     """Our own loop where the model's cache allows it, else transformers'."""
     return greedy_answers if can_answer(model) else transformers_answers
 
@@ -81,6 +125,7 @@ def transformers_answers(
     max_new_tokens: int,
     pad_token_id: int,
     eos_token_id: int,
+    streamer: BaseStreamer | None = None,
     aligned: int = ALIGNED,
 ) -> list[list[int]]:
     """`greedy_answers` by transformers' own loop, for any model: every row goes on until the last one has ended."""
@@ -91,6 +136,7 @@ def transformers_answers(
         max_new_tokens=max_new_tokens,
         pad_token_id=pad_token_id,
         eos_token_id=eos_token_id,
+        streamer=streamer,
         **GREEDY,
     )
     answers: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()

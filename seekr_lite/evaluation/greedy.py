@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.generation.streamers import BaseStreamer
 
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample
@@ -37,13 +38,21 @@ def can_answer(model: Any) -> bool:
 
 @torch.no_grad()
 def greedy_answers(
-    model: Any, prompts: Sequence[EncodedExample], max_new_tokens: int, pad_token_id: int, eos_token_id: int
+    model: Any,
+    prompts: Sequence[EncodedExample],
+    max_new_tokens: int,
+    pad_token_id: int,
+    eos_token_id: int,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
     """The tokens of each answer, up to the end token (which is included) or `max_new_tokens`.
 
     Args:
         model: for which `can_answer`, in eval mode.
+        streamer: of a single prompt: is given the prompt, then each token, as transformers' own loop does it.
     """
+    if streamer is not None:
+        streamer.put(torch.tensor([prompts[0].input_ids]))
     rows, cache, tokens = _read_prompts(model, prompts, max_new_tokens, pad_token_id)
     lengths = torch.tensor([len(prompts[row].input_ids) for row in rows], device=tokens.device)
     width = cache.get_seq_length()
@@ -53,6 +62,8 @@ def greedy_answers(
     for step in range(max_new_tokens):
         for row, token in zip(rows, tokens.tolist(), strict=True):
             answers[row].append(token)
+        if streamer is not None:
+            streamer.put(tokens.cpu())
         goes_on = tokens != eos_token_id
         if step == max_new_tokens - 1 or not goes_on.any():
             break
@@ -69,6 +80,8 @@ def greedy_answers(
             use_cache=True,
         )
         tokens = output.logits[:, -1].float().argmax(-1)
+    if streamer is not None:
+        streamer.end()
     return answers
 
 

@@ -126,13 +126,19 @@ class AdapterSequence(SnapshotSequence):
                     with self.model.disable_adapter():
                         yield
                 else:
-                    snapshot = self.snapshots[index]
-                    self._size_slot(slot_rank or snapshot.rank)
-                    _write(self._slot, snapshot)
-                    self._switch_to([SLOT])
+                    self._put_into_slot(self.snapshots[index], slot_rank)
                     yield
         finally:
             self._activate(self._active)
+
+    def become(self, snapshot: Snapshot) -> None:
+        self._put_into_slot(snapshot)
+        self._active = [SLOT]
+
+    def _put_into_slot(self, snapshot: Snapshot, slot_rank: int | None = None) -> None:
+        self._size_slot(slot_rank or snapshot.rank)
+        _write(self._slot, snapshot)
+        self._switch_to([SLOT])
 
     def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
         """`adapter_config.json` of a snapshot, with sorted lists so that files of equal runs are equal."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,14 @@ class SnapshotSequence(ABC):
         `slot_rank` asks for a larger slot than the snapshot needs, so that one slot serves teachers of several ranks.
         """
 
+    @abstractmethod
+    def become(self, snapshot: Snapshot) -> None:
+        """From now on the model is that of a snapshot, which need not be of the sequence: to be used, not trained."""
+
+    def takes(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot, of whatever rank, belongs to this base and to what is trained on it here."""
+        return _sizes(snapshot.weights) == _sizes(self.student)
+
     @property
     @abstractmethod
     def grows(self) -> bool:
@@ -89,3 +98,8 @@ class SnapshotSequence(ABC):
     @abstractmethod
     def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
         """`adapter_config.json` of a snapshot."""
+
+
+def _sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    """The sizes that the base decides, by name: of lora_B `[out, rank]` the first, of all others but the first."""
+    return {name: tensor.shape[:1] if ".lora_B." in name else tensor.shape[1:] for name, tensor in weights.items()}

@@ -105,13 +105,7 @@ class PromptSequence(SnapshotSequence):
         finally:
             self._acting, self._bare = before
 
-    def takes(self, snapshot: Snapshot) -> bool:
-        """Whether a snapshot has what the student has, of vectors of the same size."""
-        shapes = {name: tensor.shape[1:] for name, tensor in snapshot.weights.items()}
-        return shapes == {name: parameter.shape[1:] for name, parameter in self._student.items()}
-
     def become(self, snapshot: Snapshot) -> None:
-        """From now on the model is that of a snapshot."""
         self._acting = {name: tensor.to(self.base.device) for name, tensor in snapshot.weights.items()}
 
     @contextmanager
@@ -128,8 +122,21 @@ class PromptSequence(SnapshotSequence):
         return dict(self._student) if self._acting is None else self._acting
 
     def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
-        """`adapter_config.json` of a prompt-tuning adapter of PEFT."""
-        return prompt_config(self.base, snapshot)
+        """`adapter_config.json` of a prompt-tuning adapter of PEFT, with sorted keys."""
+        text = self.base.model.config.get_text_config()
+        return {
+            "base_model_name_or_path": self.base.name_or_path,
+            "inference_mode": True,
+            "num_attention_heads": text.num_attention_heads,
+            "num_layers": text.num_hidden_layers,
+            "num_transformer_submodules": 1,
+            "num_virtual_tokens": snapshot.rank,
+            "peft_type": "PROMPT_TUNING",
+            "prompt_tuning_init": "RANDOM",
+            "revision": self.base.revision,
+            "task_type": "CAUSAL_LM",
+            "token_dim": snapshot.weights[PROMPT_EMBEDDINGS].shape[1],
+        }
 
     # ------------------------------------------------------------------ vectors
 
@@ -168,24 +175,6 @@ class PromptSequence(SnapshotSequence):
         """Where a parameter starts: `[v, h]`."""
         drawn = torch.randint(self.model.first_id, (len(parameter),), generator=generator)
         return self.model.token_embeddings(drawn.to(self.base.device))
-
-
-def prompt_config(base: Base, snapshot: Snapshot) -> dict[str, Any]:
-    """The configuration of PEFT's prompt tuning, with sorted keys."""
-    text = base.model.config.get_text_config()
-    return {
-        "base_model_name_or_path": base.name_or_path,
-        "inference_mode": True,
-        "num_attention_heads": text.num_attention_heads,
-        "num_layers": text.num_hidden_layers,
-        "num_transformer_submodules": 1,
-        "num_virtual_tokens": snapshot.rank,
-        "peft_type": "PROMPT_TUNING",
-        "prompt_tuning_init": "RANDOM",
-        "revision": base.revision,
-        "task_type": "CAUSAL_LM",
-        "token_dim": snapshot.weights[PROMPT_EMBEDDINGS].shape[1],
-    }
 
 
 Choose = Callable[[Batch], torch.Tensor]  # a batch -> which vectors go in front of each row, `[r, p]`

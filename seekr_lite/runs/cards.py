@@ -1,4 +1,8 @@
-"""The card in each adapter's folder: what it is, and how to load it with plain PEFT."""
+"""The card beside every adapter or model that leaves a run: what it is, how to load it, what applies to it.
+
+A card is front matter that the hub reads by machine, and Markdown. Three are made: of each adapter in the run folder
+(`model_card`), of an exported folder (`export_card`), of a repository of the hub (`hub_card`).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.evaluation.scoreboard import show
-from seekr_lite.runs.contents import known_metrics, known_result
 from seekr_lite.runs.record import learned_tasks
+from seekr_lite.runs.stages import known_metrics, known_result
 
 if TYPE_CHECKING:
     from seekr_lite.data.task import Task
@@ -17,61 +21,20 @@ if TYPE_CHECKING:
     from seekr_lite.runs.folder import RunFolder
     from seekr_lite.runs.record import RunRecord
 
-
-def model_card(name: str, tasks: list[Task], config: dict[str, Any], record: RunRecord) -> str:
-    """A short model card in the hub's form (YAML front matter, then Markdown)."""
-    base = config["base_model_name_or_path"]
-    stages = [*(stage.tasks for stage in record.stages), [task.name for task in tasks]]
-    learned = learned_tasks(record.method, stages)
-    if "r" not in config:
-        return _prompt_card(name, config, record, learned)
-    versions = _versions(record)
-    return f"""---
-base_model: {json.dumps(base)}
-library_name: peft
-tags: [lora, continual-learning, seekr-lite]
----
-
-# {name}
-
-A LoRA adapter (rank {config["r"]}) of `{base}`, made by seekr-lite with the method `{record.method}`, seed
-{record.seed}. It is the model after these tasks, in this order: {", ".join(learned)}.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-```
-
-The licences of the base and of the tasks' data apply to it. Made with {versions}.
-SEEKR: He et al., EMNLP 2024, arXiv 2411.06171.
-"""
-
-
-def _prompt_card(name: str, config: dict[str, Any], record: RunRecord, learned: list[str]) -> str:
-    """The card of a soft prompt."""
-    base, versions = config["base_model_name_or_path"], _versions(record)
-    return f"""---
-base_model: {json.dumps(base)}
-tags: [prompt-tuning, continual-learning, seekr-lite]
----
-
-# {name}
-
-A soft prompt ({config["num_virtual_tokens"]} vectors) for `{base}`, made by seekr-lite with the method
-`{record.method}`, seed {record.seed}. It was learned of these tasks, in this order: {", ".join(learned)}.
-
-The licences of the base and of the tasks' data apply to it. Made with {versions}.
-"""
-
-
-def _versions(record: RunRecord) -> str:
-    return ", ".join(f"{package} {version}" for package, version in record.versions.items())
-
-
-WHAT = {
+TAGS = ["lora", "continual-learning", "seekr-lite"]
+FOLDER = "path/to/this/folder"
+LICENCES = "The licences of the base and of the tasks' data apply to it."
+REFERENCE = "SEEKR: He et al., EMNLP 2024, arXiv 2411.06171."
+CITATION = """```bibtex
+@inproceedings{he-etal-2024-seekr,
+  title = {{SEEKR}: Selective Attention-Guided Knowledge Retention for Continual Learning of Large Language Models},
+  author = {He, Jinghan and others},
+  booktitle = {Proceedings of the 2024 Conference on Empirical Methods in Natural Language Processing},
+  year = {2024},
+  note = {arXiv:2411.06171}
+}
+```"""
+MERGED = {
     "none": "The adapter alone; it belongs on its base, quantised as below, as it was in training. (On a CPU with "
     "AVX512-BF16, bitsandbytes computes 4-bit layers in bfloat16 when it is loaded plainly: logits then move by about "
     "a hundredth.)",
@@ -82,61 +45,124 @@ WHAT = {
     "the quantised ones, so this model is another one than the run trained and tested: often as good, but its scores "
     "are not the run's.",
 }
+SHOWN_SECTIONS = ("adapter", "train", "method")  # of the recipe; the others name places on somebody's machine
+
+
+def _card(title: str, *paragraphs: str, **front_matter: Any) -> str:
+    from huggingface_hub import ModelCardData
+
+    return "\n\n".join([f"---\n{ModelCardData(**front_matter).to_yaml()}\n---", f"# {title}", *paragraphs]) + "\n"
+
+
+# ------------------------------------------------------------------ the three cards
+
+
+def model_card(name: str, tasks: list[Task], config: dict[str, Any], record: RunRecord) -> str:
+    """Of an adapter in the run folder. config: PEFT's."""
+    base = config["base_model_name_or_path"]
+    learned = learned_tasks(record.method, [*(stage.tasks for stage in record.stages), [task.name for task in tasks]])
+    ending = f"{LICENCES} {_made_with(record)}\n{REFERENCE}"
+    if "r" not in config:
+        what = f"A soft prompt ({config['num_virtual_tokens']} vectors) for `{base}`, {_made_by(record, learned)}"
+        return _card(name, what, ending, base_model=base, tags=["prompt-tuning", *TAGS[1:]])
+    what = f"A LoRA adapter (rank {config['r']}) of `{base}`, {_made_by(record, learned)}"
+    return _card(name, what, _loading(base, FOLDER), ending, base_model=base, library_name="peft", tags=TAGS)
 
 
 def export_card(
     record: RunRecord, stage: int, after: str, settings: BaseSettings, merge: str, dtype: str, check: str
 ) -> str:
-    """A short model card in the hub's form (YAML front matter, then Markdown). check: what reloading showed."""
-    learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
-    versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
-    revision = f", revision {settings.revision}" if settings.revision else ""
-    library = "peft" if merge == "none" else "transformers"
-    return f"""---
-base_model: {json.dumps(settings.model)}
-library_name: {library}
-tags: [continual-learning, seekr-lite]
----
-
-# {settings.model} after {after}
-
-{WHAT[merge]}
-
-- base: `{settings.model}`{revision}, quantisation in training: {settings.quantization}, computed in {dtype}
-- learned, in this order: {learned}
-- method `{record.method}`, seed {record.seed}, made by seekr-lite
-
-```python
-{_loading(settings, merge, dtype)}
-```
-
-Checked on export, loaded again with plain transformers{" and PEFT" if merge == "none" else ""}:
-{check}.
-
-The licences of the base and of the tasks' data apply to it. Made with {versions}.
-SEEKR: He et al., EMNLP 2024, arXiv 2411.06171.
-"""
-
-
-def _loading(settings: BaseSettings, merge: str, dtype: str) -> str:
-    if merge != "none":
-        return f"""import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype=torch.{dtype})
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+    """Of an exported folder. check: what reloading it showed."""
     from seekr_lite.model.base import resolve_model
 
-    quantised = _quantization(settings, dtype)
-    revision = f", revision={json.dumps(settings.revision)}" if settings.revision else ""
-    base = json.dumps(resolve_model(settings.model))
-    return f"""import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if quantised else ""}
+    learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
+    revision = f", revision {settings.revision}" if settings.revision else ""
+    facts = (
+        f"- base: `{settings.model}`{revision}\n"
+        f"- quantisation in training: {settings.quantization}, computed in {dtype}\n"
+        f"- learned, in this order: {learned}\n"
+        f"- method `{record.method}`, seed {record.seed}, made by seekr-lite"
+    )
+    if merge == "none":
+        options = f"{_pinned(settings.revision)}, dtype=torch.{dtype}{_quantization(settings, dtype)}"
+        loading = _loading(resolve_model(settings.model), FOLDER, options, tokenizer=FOLDER)
+    else:
+        loading = _loading(FOLDER, None, f", dtype=torch.{dtype}")
+    return _card(
+        f"{settings.model} after {after}",
+        MERGED[merge],
+        facts,
+        loading,
+        f"Checked on export, loaded again with plain transformers{' and PEFT' if merge == 'none' else ''}:\n{check}.",
+        f"{LICENCES} {_made_with(record)}\n{REFERENCE}",
+        base_model=settings.model,
+        library_name="peft" if merge == "none" else "transformers",
+        tags=TAGS[1:],
+    )
 
-base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{dtype}{quantised})
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+
+def hub_card(folder: RunFolder, stage: int, repository: str, config: dict[str, Any]) -> str:
+    """Of an adapter in a repository of the hub. config: PEFT's, with the base's hub id."""
+    record, recipe = folder.record, folder.recipe()
+    base = config["base_model_name_or_path"]
+    learned = learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]])
+    revision = f", revision {recipe.base.revision}" if recipe.base.revision else ""
+    link = f"[{base}](https://huggingface.co/{base})"
+    return _card(
+        repository.rpartition("/")[2],
+        f"A LoRA adapter (rank {config['r']}) of {link}, {_made_by(record, learned)}",
+        f"Base in training: quantisation {recipe.base.quantization}{revision}.",
+        _loading(base, repository, _pinned(config["revision"])),
+        "## Scores",
+        _scores(folder, stage),
+        "## How it was trained",
+        f"```toml\n{_settings(recipe)}\n```",
+        _made_with(record),
+        "## Licence",
+        "The licence of the base model and those of the tasks' data apply to this adapter. Whoever publishes it has to "
+        "see to it\nthat they allow it; several data sets of continual learning are for research alone.",
+        "## Citation",
+        CITATION,
+        base_model=base,
+        base_model_relation="adapter",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        license="other",
+        license_name="those-of-the-base-and-the-data",
+        datasets=hub_datasets(recipe),
+        tags=TAGS,
+    )
+
+
+# ------------------------------------------------------------------ their parts
+
+
+def _made_by(record: RunRecord, learned: list[str]) -> str:
+    return (
+        f"made by seekr-lite with the method `{record.method}`, seed {record.seed}. It has learned these tasks, "
+        f"in this order: {', '.join(learned)}."
+    )
+
+
+def _made_with(record: RunRecord) -> str:
+    return f"Made with {', '.join(f'{package} {version}' for package, version in record.versions.items())}."
+
+
+def _loading(base: str, adapter: str | None, options: str = "", tokenizer: str | None = None) -> str:
+    """Python that loads a base, and an adapter onto it. options: more arguments for the base, `, name=value`."""
+    lines = ["import torch"] if "torch." in options else []
+    lines += ["from peft import PeftModel"] if adapter else []
+    more = ", BitsAndBytesConfig" if "BitsAndBytesConfig" in options else ""
+    lines += [f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}", ""]
+    loaded = f"AutoModelForCausalLM.from_pretrained({json.dumps(base)}{options})"
+    lines.append(f"base = {loaded}" if adapter else f"model = {loaded}")
+    lines += [f"model = PeftModel.from_pretrained(base, {json.dumps(adapter)})"] if adapter else []
+    lines.append(f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(tokenizer or base)})")
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _pinned(revision: str | None) -> str:
+    return f", revision={json.dumps(revision)}" if revision else ""
 
 
 def _quantization(settings: BaseSettings, dtype: str) -> str:
@@ -148,91 +174,16 @@ def _quantization(settings: BaseSettings, dtype: str) -> str:
     return f", quantization_config=BitsAndBytesConfig({options}, bnb_4bit_compute_dtype=torch.{dtype})"
 
 
-TOLD = ("adapter", "train", "method")  # sections of the recipe; the others name places on somebody's machine
-CITATION = """@inproceedings{he-etal-2024-seekr,
-  title = {{SEEKR}: Selective Attention-Guided Knowledge Retention for Continual Learning of Large Language Models},
-  author = {He, Jinghan and others},
-  booktitle = {Proceedings of the 2024 Conference on Empirical Methods in Natural Language Processing},
-  year = {2024},
-  note = {arXiv:2411.06171}
-}"""
-
-
-def hub_card(folder: RunFolder, stage: int, repository: str, config: dict[str, Any]) -> str:
-    """A card in the hub's form: YAML front matter (every text in it is a JSON text, which is YAML), then Markdown."""
-    record, recipe = folder.record, folder.recipe()
-    base, rank = config["base_model_name_or_path"], config["r"]
-    learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
-    versions = ", ".join(f"{package} {version}" for package, version in record.versions.items())
-    revision = f", revision {recipe.base.revision}" if recipe.base.revision else ""
-    pinned = f", revision={json.dumps(config['revision'])}" if config["revision"] else ""
-    return f"""{front_matter(recipe, base)}
-# {repository.rpartition("/")[2]}
-
-A LoRA adapter (rank {rank}) of [{base}](https://huggingface.co/{base}), made by seekr-lite with the method
-`{record.method}`, seed {record.seed}. It is the model after these tasks, in this order: {learned}.
-
-Base in training: quantisation {recipe.base.quantization}{revision}.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({json.dumps(base)}{pinned})
-model = PeftModel.from_pretrained(base, {json.dumps(repository)})
-tokenizer = AutoTokenizer.from_pretrained({json.dumps(base)})
-```
-
-## Scores
-
-{_scores(folder, stage)}
-
-## How it was trained
-
-```toml
-{_settings(recipe)}
-```
-
-Made with {versions}.
-
-## Licence
-
-The licence of the base model and those of the tasks' data apply to this adapter. Whoever publishes it has to see to it
-that they allow it; several data sets of continual learning are for research alone.
-
-## Citation
-
-```bibtex
-{CITATION}
-```
-"""
-
-
-def front_matter(recipe: Recipe, base: str) -> str:
-    """What the hub reads by machine. `datasets` names data sets of the hub alone."""
-    lines = [
-        f"base_model: {json.dumps(base)}",
-        "base_model_relation: adapter",
-        "library_name: peft",
-        "pipeline_tag: text-generation",
-        "license: other",
-        "license_name: those-of-the-base-and-the-data",
-        *([f"datasets: [{json.dumps(recipe.data.path)}]"] if _on_the_hub(recipe) else []),
-        "tags: [lora, continual-learning, seekr-lite]",
-    ]
-    return "\n".join(["---", *lines, "---", ""])
-
-
-def _on_the_hub(recipe: Recipe) -> bool:
-    """Whether the tasks were read from a data set of the hub."""
+def hub_datasets(recipe: Recipe) -> list[str] | None:
+    """The data set that the tasks were read from, where it is one of the hub."""
     path = recipe.data.path
     if recipe.data.format != "datasets" or not path or user_path(path).exists():
-        return False
+        return None
     try:
         check_hub_id(path, "data.path")
     except UserError:
-        return False
-    return True
+        return None
+    return [path]
 
 
 def _scores(folder: RunFolder, stage: int) -> str:
@@ -248,7 +199,7 @@ def _scores(folder: RunFolder, stage: int) -> str:
 
 
 def _settings(recipe: Recipe) -> str:
-    return recipe.to_toml(TOLD).strip()
+    return recipe.to_toml(SHOWN_SECTIONS).strip()
 
 
 def check_hub_id(name: str, option: str) -> None:

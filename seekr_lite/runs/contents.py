@@ -1,4 +1,4 @@
-"""What the past costs on disk: the text of replay samples and the adapters, told apart."""
+"""What lies in a run folder: what the past costs on disk, and whether every file is what was written."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.runs.folder import Stage
 from seekr_lite.runs.general_store import kept_texts
 from seekr_lite.runs.record import file_checksum
 
 if TYPE_CHECKING:
     from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.record import EvaluationRecord
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def replay_store(folder: RunFolder) -> list[TaskStore]:
     """
     stores = []
     for index, stage in enumerate(folder.record.stages):
-        memory, adapter = folder.trusted_memory_path(index), folder.trusted_adapter_folder(index)
+        memory, adapter = folder.memory_path(index), folder.trusted_adapter_folder(index)
         sizes = [] if memory is None else [len(line) for line in memory.read_bytes().splitlines(keepends=True)]
         stores.append(
             TaskStore(
@@ -78,24 +76,3 @@ def verify_files(folder: RunFolder) -> list[FileState]:
         except UserError:
             found.append(FileState(checkpoint.path.name, "changed"))
     return found
-
-
-def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | None:
-    """What the run itself found with this very adapter on a task of its own."""
-    from seekr_lite.methods.registry import method_class
-
-    method, tasks = method_class(folder.record.method), folder.recipe().data.tasks
-    if stage is None:
-        return folder.evaluation(None, task)
-    if method.joint:
-        return folder.evaluation(len(tasks) - 1, task)
-    if method.routed_by_task and tasks.index(task) != stage:
-        return None  # after this stage, the run tests the task with another adapter
-    return folder.evaluation(stage, task)
-
-
-def known_metrics(folder: RunFolder) -> dict[str, str]:
-    """The metric of each task, once the run has ended."""
-    from seekr_lite.evaluation.scoreboard import Scoreboard
-
-    return Scoreboard.from_json(folder.load_scores()).metrics if folder.has_scores else {}

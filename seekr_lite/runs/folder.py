@@ -6,11 +6,9 @@ taken for whole.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,7 @@ from seekr_lite.common.files import (
     new_file,
     new_folder,
     read_json,
-    read_limited,
     read_tensors,
-    strict_json,
     user_path,
     write_json,
     write_tensors,
@@ -46,7 +42,15 @@ from seekr_lite.runs.record import (
     text_checksum,
     write_record,
 )
-from seekr_lite.runs.rows import DraftFile, as_example, as_prediction, example_values, prediction_values, read_examples
+from seekr_lite.runs.rows import (
+    DraftFile,
+    as_example,
+    as_prediction,
+    example_values,
+    json_lines,
+    prediction_values,
+    read_rows,
+)
 
 if TYPE_CHECKING:
     from seekr_lite.evaluation.evaluate import TaskResult
@@ -80,10 +84,14 @@ class RunFolder:
     def check_free(cls, path: Path) -> None:
         """Raises `UserError` where `path` is something else than a run, an empty folder, or nothing; or where a link
         in it leads elsewhere."""
+
+        def ours(name: str) -> bool:  # a lock, or what a stop left behind before there was a run
+            return name == LOCK_FILE or LEFTOVER.fullmatch(name) is not None
+
         try:
             if path.exists() and not path.is_dir():
                 raise UserError(f"run.output {path}: this is a file; name a folder")
-            if path.is_dir() and not cls.is_run(path) and not all(_is_ours(one.name) for one in path.iterdir()):
+            if path.is_dir() and not cls.is_run(path) and not all(ours(one.name) for one in path.iterdir()):
                 raise UserError(
                     f"run.output {path}: the folder is not empty and is not a run; name another one (--output), or "
                     "empty it"
@@ -193,9 +201,9 @@ class RunFolder:
             (folder / "README.md").write_text(card, encoding="utf-8")
         self._note(*sorted((self.path / "adapters" / name).iterdir()))
         if learned.samples:
-            lines = [json.dumps(example_values(row), ensure_ascii=False) for row in learned.samples]
-            write_text(self.path / "memory" / f"{name}.jsonl", "\n".join(lines) + "\n")
-            self._note(self.path / "memory" / f"{name}.jsonl")
+            memory = self.path / "memory" / f"{name}.jsonl"
+            write_text(memory, json_lines(map(example_values, learned.samples)))
+            self._note(memory)
         if learned.state is not None and state_folder:
             target = self.path / state_folder / f"{name}.safetensors"
             with new_file(target) as temporary:
@@ -226,28 +234,25 @@ class RunFolder:
 
     def load_samples(self, index: int) -> tuple[Example, ...]:
         """The replay samples of a stage; empty where its method keeps none."""
-        path = self.trusted_memory_path(index)
-        return () if path is None else tuple(read_examples(path))
+        path = self.memory_path(index)
+        return () if path is None else tuple(read_rows(path, as_example))
 
     def load_state(self, index: int, state_folder: str) -> tuple[dict[str, Any], Any]:
         """What the method kept of a stage: tensors, and plain values."""
         path = self.path / state_folder / f"{self.record.stages[index].name}.safetensors"
-        return read_tensors(self._trusted(path)), read_json(self._trusted(path.with_suffix(".json")))
+        return read_tensors(self._trusted(path)), self.load_state_values(index, state_folder)
 
     def load_state_values(self, index: int, state_folder: str) -> Any:
         """The plain values of `load_state` alone."""
         return read_json(self._trusted(self.path / state_folder / f"{self.record.stages[index].name}.json"))
 
-    def memory_path(self, index: int) -> Path:
-        return self.path / "memory" / f"{self.record.stages[index].name}.jsonl"
-
-    def trusted_memory_path(self, index: int) -> Path | None:
+    def memory_path(self, index: int) -> Path | None:
         """The file of a stage's replay samples; None where its method keeps none.
 
         Raises:
             UserError: the file is missing, or not what was written.
         """
-        path = self.memory_path(index)
+        path = self.path / "memory" / f"{self.record.stages[index].name}.jsonl"
         return self._trusted(path) if self._recorded(path) else None
 
     def adapter_folder(self, index: int) -> Path:
@@ -266,8 +271,6 @@ class RunFolder:
         Raises:
             UserError: the run has learned no such task, or none at all.
         """
-        from seekr_lite.common.errors import nearest
-
         if not self.record.stages:
             raise UserError(f"{self.path}: this run has learned no task yet")
         if task is None:
@@ -303,8 +306,7 @@ class RunFolder:
 
     def save_evaluation(self, after: int | None, task: str, result: TaskResult) -> None:
         """Writes the predictions, then records the score."""
-        lines = [json.dumps(prediction_values(one), ensure_ascii=False) for one in result.predictions]
-        write_text(self.predictions_path(after, task), "\n".join(lines) + "\n")
+        write_text(self.predictions_path(after, task), json_lines(map(prediction_values, result.predictions)))
         self._note(self.predictions_path(after, task))
         self.record.evaluations.append(EvaluationRecord(after, task, result.score, result.nll))
         self.save()
@@ -314,11 +316,7 @@ class RunFolder:
 
     def load_predictions(self, after: int | None, task: str) -> list[Prediction]:
         """The predictions of a finished evaluation. Raises `UserError` where they are missing or damaged."""
-        path = self._trusted(self.predictions_path(after, task))
-        try:
-            return [as_prediction(strict_json(line)) for line in read_limited(path).split("\n") if line]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}: this file of the run is damaged: {error!r}") from None
+        return list(read_rows(self._trusted(self.predictions_path(after, task)), as_prediction))
 
     def forget_damaged_evaluations(self) -> list[EvaluationRecord]:
         """Takes evaluations whose predictions are not whole out of the record, and their files away; returns them.
@@ -423,41 +421,3 @@ def refuse_links(folder: Path) -> None:
                     f"{path}: this is a link, and a run folder holds none, since writing would follow it; "
                     "put what it leads to in its place"
                 )
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a file is a lock, or what a stop left behind before there was a run."""
-    return name == LOCK_FILE or LEFTOVER.fullmatch(name) is not None
-
-
-BARE_BASE = "base"
-Stage = int | None  # the model after this stage; None: the bare base
-
-
-def find_stages(folder: RunFolder, after: Sequence[str]) -> list[Stage]:
-    """The stages that learned these tasks; "base" is the bare base, where no task is called so.
-
-    Raises:
-        UserError: the run has learned no such task.
-    """
-    learned = [task for stage in folder.record.stages for task in stage.tasks]
-    return [None if name == BARE_BASE and name not in learned else folder.stage_after(name) for name in after]
-
-
-def model_name(folder: RunFolder, stage: Stage) -> str:
-    """The model in words: the task after which it is, or the bare base."""
-    if stage is None:
-        return "(bare base)"
-    tasks = folder.record.stages[stage].tasks
-    return tasks[0] if len(tasks) == 1 else "all tasks"
-
-
-def find_tasks(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
-    """These tasks of the run's recipe, by default all. Raises `UserError` where it has no such task."""
-    known = folder.recipe().data.tasks
-    for task in tasks:
-        if task not in known:
-            raise UserError(
-                f'task "{task}": this run has {", ".join(known)}{nearest(task, known)} (another data set: --data)'
-            )
-    return list(tasks or known)

@@ -18,7 +18,8 @@ from seekr_lite.evaluation.scoreboard import Scoreboard, TextColumn
 from seekr_lite.runs.record import text_checksum
 
 if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder, Stage
+    from seekr_lite.runs.folder import RunFolder
+    from seekr_lite.runs.stages import Stage
 
 FOLDER = "general"
 CHECKSUM = "checksum"

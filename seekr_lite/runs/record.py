@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from seekr_lite.common.errors import UserError, brief, check_task_name, shown
-from seekr_lite.common.files import read_limited, write_text
+from seekr_lite.common.files import json_text, read_limited, write_text
 from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.method_names import method_names
 
@@ -56,7 +55,7 @@ def write_record(path: Path, record: RunRecord) -> None:
     """Raises `Stopped` where it cannot be written; the record before is then kept."""
     values = asdict(record)
     values["files"] = dict(sorted(record.files.items()))
-    write_text(path, _text(values | {CHECKSUM: _checksum(values)}))
+    write_text(path, json_text(values | {CHECKSUM: text_checksum(json_text(values))}))
 
 
 def read_record(path: Path) -> RunRecord:
@@ -70,10 +69,10 @@ def read_record(path: Path) -> RunRecord:
             raise UserError(f"{path}: format {shown(values['format'])}, and this version reads {FORMAT}")
         checksum = values.pop(CHECKSUM)
         # The text itself is compared, too: what JSON does not tell apart is a change nevertheless.
-        if checksum != _checksum(values) or text != _text(values | {CHECKSUM: checksum}):
+        if checksum != text_checksum(json_text(values)) or text != json_text(values | {CHECKSUM: checksum}):
             raise ValueError("its content does not match its checksum")
         # A checksum shows damage, not who wrote the file: the record may come from anywhere, and names files.
-        record = TypeAdapter(RunRecord).validate_json(_text(values), strict=True)
+        record = TypeAdapter(RunRecord).validate_json(json_text(values), strict=True)
         _check_names(record)
         if record.method not in method_names():
             raise UserError(
@@ -118,11 +117,3 @@ def file_checksum(path: Path) -> str:
 def text_checksum(text: str) -> str:
     """SHA-256 of a text, as a file of it would have."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checksum(values: dict[str, Any]) -> str:
-    return text_checksum(_text(values))
-
-
-def _text(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import append_text, read_limited, strict_json, writing
 from seekr_lite.data.task import Example
 from seekr_lite.evaluation.evaluate import Prediction, PredictionDraft
 from seekr_lite.runs.record import text_checksum
+
+Row = TypeVar("Row")
 
 
 def prediction_values(row: Prediction) -> dict[str, Any]:
@@ -48,8 +50,13 @@ def as_example(values: Any) -> Example:
     return Example(prompt, answer, references)
 
 
-def read_examples(path: Path) -> Iterator[Example]:
-    """The samples of a file, a line each. Raises `UserError` where it is damaged."""
+def json_lines(rows: Iterable[Any]) -> str:
+    """The text of a file with a line of JSON for each row."""
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+
+
+def read_rows(path: Path, parse: Callable[[Any], Row]) -> Iterator[Row]:
+    """The rows of a file, a line of JSON each. Raises `UserError` where it is damaged."""
     try:
         lines = read_limited(path).split("\n")
     except (OSError, ValueError) as error:
@@ -58,7 +65,7 @@ def read_examples(path: Path) -> Iterator[Example]:
         if not line:
             continue
         try:
-            yield as_example(strict_json(line))
+            yield parse(strict_json(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}:{number}: this file of the run is damaged: {error!r}") from None
 
@@ -93,13 +100,10 @@ class DraftFile(PredictionDraft):
     def add(self, predictions: Mapping[int, tuple[str, str]]) -> None:
         if not predictions:
             return
-        lines = [
-            json.dumps(_draft_line(row, prompt, text), ensure_ascii=False)
-            for row, (prompt, text) in predictions.items()
-        ]
+        lines = json_lines(_draft_line(row, prompt, text) for row, (prompt, text) in predictions.items())
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_text(self.path, "\n" + "\n".join(lines) + "\n")  # the first break ends a line that a stop has cut
+        append_text(self.path, f"\n{lines}")  # the first break ends a line that a stop has cut
 
 
 def _draft_line(row: int, prompt: str, prediction: str) -> dict[str, Any]:

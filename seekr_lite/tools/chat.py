@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
-
-import torch
-from transformers import TextStreamer
+from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError, nearest
-from seekr_lite.data.encoding import encode_prompts
-from seekr_lite.evaluation.generate import GREEDY
-from seekr_lite.runs.folder import BARE_BASE, Stage, find_stages, model_name
+from seekr_lite.evaluation.generate import answer_prompt
+from seekr_lite.runs.stages import BARE_BASE, Stage, find_stages, model_name
 from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:
@@ -37,11 +33,11 @@ class Chat:
     """
 
     def __init__(self, folder: RunFolder, after: str | None = None, max_new_tokens: int | None = None) -> None:
-        self.stage: Stage = folder.stage_after(None) if after is None else find_stages(folder, [after])[0]
+        self.stage: Stage = find_stages(folder, [] if after is None else [after])[0]
         self.folder = folder
-        self._recipe = folder.recipe()
+        self._data = folder.recipe().data
         self._models = RunModels(folder)
-        self._limit = max_new_tokens or self._recipe.data.max_answer_tokens
+        self._max_new_tokens = max_new_tokens
         with self._models.acting(self.stage):
             pass  # what is wrong with base or adapter is said before the first prompt
 
@@ -61,39 +57,10 @@ class Chat:
         with self._models.acting(stage):
             self.stage = stage
 
-    @torch.no_grad()
-    def answer(self, prompt: str, write: Write = lambda text: None) -> str:
+    def answer(self, prompt: str, write: Write | None = None) -> str:
         """The greedy answer; `write` gets its pieces as soon as they are there."""
-        data, tokenizer = self._recipe.data, self._models.tokenizer
-        (encoded,) = encode_prompts(
-            tokenizer, [prompt], max_prompt_tokens=data.max_prompt_tokens, chat_template=data.chat_template
-        )
-        pieces = _Pieces(tokenizer, write)
         with self._models.acting(self.stage) as model:
-            ids = torch.tensor([encoded.input_ids], device=next(model.parameters()).device)
-            model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self._limit,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                streamer=pieces,
-                **GREEDY,
-            )
-        return pieces.text
-
-
-class _Pieces(TextStreamer):
-    """Passes on whole words, and remembers all of them."""
-
-    def __init__(self, tokenizer: Any, write: Write) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.text = ""
-        self._write = write
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.text += text
-        self._write(text)
+            return answer_prompt(model, self._models.tokenizer, prompt, self._data, self._max_new_tokens, write)
 
 
 def converse(chat: Chat, lines: Iterable[str], answer: Callable[[str], None], say: Write) -> None:

@@ -10,8 +10,7 @@ from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Task
 from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
-from seekr_lite.runs.contents import known_metrics, known_result
-from seekr_lite.runs.folder import Stage, find_stages, find_tasks, model_name
+from seekr_lite.runs.stages import Stage, find_stages, find_tasks, known_metrics, known_result, model_name
 from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ def evaluate_run(
     Raises:
         UserError: no such task, no such data, or an adapter that is damaged.
     """
-    last = [folder.record.stages[folder.stage_after(None)].tasks[-1]]
-    stages = find_stages(folder, [after] if isinstance(after, str) else after or last)
+    stages = find_stages(folder, [after] if isinstance(after, str) else after)
     if data is None:
         if overrides:
             raise UserError(

@@ -30,12 +30,11 @@ from seekr_lite.model.base import (
     quantization_config,
     resolve_model,
 )
-from seekr_lite.model.soft_prompts import prompt_config
 from seekr_lite.runs.cards import export_card
-from seekr_lite.tools.models import with_adapter, with_snapshot
+from seekr_lite.tools.models import RunModels, with_snapshot
 
 if TYPE_CHECKING:
-    from seekr_lite.model.snapshots import Snapshot
+    from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
     from seekr_lite.recipe.recipe import BaseSettings, Recipe
     from seekr_lite.runs.folder import RunFolder
 
@@ -125,14 +124,12 @@ def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: s
     # One model at a time is in memory: each of these steps loads its own.
     title = f"exporting {folder.record.stages[stage].name}"
     with user_folder(to) as target, current_listener().phase(title, 3) as advance:
-        trained = _logits_as_trained(recipe, snapshot, texts)
-        advance(1)
-        if merge == "none":
-            _write_adapter(recipe, snapshot, target)
-            made = trained
-        else:
-            made = _write_merged(settings, snapshot, target, texts, merge)
+        trained = made = _logits_as_trained(folder, stage, texts, target if merge == "none" else None)
         free_memory()
+        advance(1)
+        if merge != "none":
+            made = _write_merged(recipe, snapshot, target, texts, merge)
+            free_memory()
         advance(1)
         reloaded = _logits_reloaded(target, settings, merge, texts)
         done = Export(
@@ -163,29 +160,24 @@ def _refuse_prompt(snapshot: Snapshot, merge: str) -> None:
         raise UserError("export: PEFT does not know a pool of prompts that are chosen row by row; load it from its run")
 
 
-def _write_adapter(recipe: Recipe, snapshot: Snapshot, target: Path) -> None:
+def _write_adapter(adapters: SnapshotSequence, snapshot: Snapshot, target: Path) -> None:
     """The configuration is written anew: nothing but numbers and tensors is taken from a run folder."""
-    base = load_base(recipe.base)
-    if snapshot.is_prompt:
-        (target / "adapter_config.json").write_text(json_text(prompt_config(base, snapshot)), encoding="utf-8")
-    else:
-        config = with_adapter(base, snapshot).peft_config["default"]
-        config.base_model_name_or_path, config.revision = base.name_or_path, base.revision
-        config.save_pretrained(str(target))
+    (target / "adapter_config.json").write_text(json_text(adapters.config_of(snapshot)), encoding="utf-8")
     write_tensors(target / "adapter_model.safetensors", snapshot.weights, {"format": "pt"})
-    write_tokenizer(base, target)
+    write_tokenizer(adapters.base, target)
 
 
 def _write_merged(
-    settings: BaseSettings, snapshot: Snapshot, target: Path, texts: Sequence[str], merge: str
+    recipe: Recipe, snapshot: Snapshot, target: Path, texts: Sequence[str], merge: str
 ) -> list[torch.Tensor]:
     """Merges and writes; returns the logits of the unmerged model in the same weights."""
+    settings = recipe.base
     if merge == "original":
         settings = settings.model_copy(update={"quantization": "none"})
     base = load_base(settings)
     if settings.quantization != "none":
         base.model.dequantize()
-    model = with_adapter(base, snapshot)
+    model = with_snapshot(base, snapshot, recipe)
     logits = _logits(model, base.tokenizer, texts)
     merged = model.merge_and_unload(safe_merge=True)
     merged.config.use_cache = True  # off while training
@@ -225,9 +217,14 @@ def _probe_texts(folder: RunFolder) -> list[str]:
     return [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in rows[-PROBE_ROWS:])]
 
 
-def _logits_as_trained(recipe: Recipe, snapshot: Snapshot, texts: Sequence[str]) -> list[torch.Tensor]:
-    base = load_base(recipe.base)
-    return _logits(with_snapshot(base, snapshot, recipe), base.tokenizer, texts)
+def _logits_as_trained(folder: RunFolder, stage: int, texts: Sequence[str], target: Path | None) -> list[torch.Tensor]:
+    """Logits of the run's own model; its adapter is written to `target`, where one is given."""
+    models = RunModels(folder)
+    with models.acting(stage) as model:
+        logits = _logits(model, models.tokenizer, texts)
+    if target is not None:
+        _write_adapter(models.adapters, models.adapters.snapshots[0], target)
+    return logits
 
 
 def _logits_reloaded(target: Path, settings: BaseSettings, merge: str, texts: Sequence[str]) -> list[torch.Tensor]:

@@ -12,9 +12,9 @@ from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.common.progress import Advance, current_listener
 from seekr_lite.evaluation.scoreboard import perplexity
-from seekr_lite.runs.folder import Stage, find_stages, model_name
 from seekr_lite.runs.general_store import KeptText, model_key
 from seekr_lite.runs.record import text_checksum
+from seekr_lite.runs.stages import Stage, find_stages, model_name
 from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:

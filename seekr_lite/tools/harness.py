@@ -20,9 +20,9 @@ from seekr_lite.common.errors import UserError, nearest, shown
 from seekr_lite.common.files import user_path
 from seekr_lite.common.packages import load_extra
 from seekr_lite.common.progress import current_listener
-from seekr_lite.data.readers import SAFE_BUILDERS
+from seekr_lite.data.huggingface import SAFE_BUILDERS
 from seekr_lite.data.rows import read_text
-from seekr_lite.runs.folder import find_stages, model_name
+from seekr_lite.runs.stages import find_stages, model_name
 from seekr_lite.tools.models import RunModels
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ def harness_scores(
     Raises:
         UserError: `lm_eval` is not installed, no such task, data that cannot be loaded, or a task that would run code.
     """
-    last = folder.stage_after(None)
-    stages = find_stages(folder, after or [folder.record.stages[last].tasks[-1]])
-    if folder.load_snapshot(last).is_prompt:
+    stages = find_stages(folder, after)
+    if folder.load_snapshot(folder.stage_after(None)).is_prompt:
         raise UserError("--lm-eval: this run learned soft prompts, which the harness does not know how to put in front")
     harness = load_extra("lm_eval", "lm-eval")
     with _guarded() as refused:

@@ -1,4 +1,4 @@
-"""All models of a run on one base, which is loaded once, when it is first needed."""
+"""The models of a run, put on its base as the run itself does it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.runs.folder import Stage
+from seekr_lite.runs.stages import Stage
 
 if TYPE_CHECKING:
-    import torch
-
     from seekr_lite.model.base import Base
     from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
     from seekr_lite.recipe.recipe import Recipe
@@ -21,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class RunModels:
-    """The bare base and the adapters of a run; one of them acts at a time."""
+    """The bare base and the adapters of a run, one of which acts at a time. The base is loaded once, when needed."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self._loaded: Stage = None  # the one snapshot that is in memory
 
     @cached_property
-    def _adapters(self) -> SnapshotSequence:
+    def adapters(self) -> SnapshotSequence:
         from seekr_lite.methods.registry import method_class
         from seekr_lite.model.base import load_base
 
@@ -37,7 +35,7 @@ class RunModels:
 
     @property
     def tokenizer(self) -> Any:
-        return self._adapters.base.tokenizer
+        return self.adapters.base.tokenizer
 
     @contextmanager
     def acting(self, stage: Stage) -> Iterator[Any]:
@@ -48,28 +46,17 @@ class RunModels:
         """
         if stage is not None and stage != self._loaded:
             snapshot = self.folder.load_snapshot(stage)
-            self._check(snapshot)
-            self._adapters.snapshots = [snapshot]
+            _refuse_stranger(self.adapters, snapshot)
+            self.adapters.snapshots = [snapshot]
             self._loaded = stage
-        with self._adapters.acting_as(None if stage is None else 0):
-            yield self._adapters.model
-
-    def _check(self, snapshot: Snapshot) -> None:
-        """Raises `UserError` where the snapshot is none of this base: other layers, or layers of other sizes."""
-        here = {name: _outer(name, parameter) for name, parameter in self._adapters.student.items()}
-        if here != {name: _outer(name, tensor) for name, tensor in snapshot.weights.items()}:
-            raise UserError(f"{self.folder.path}: an adapter of this run does not belong to its base")
-
-
-def _outer(name: str, tensor: torch.Tensor) -> int:
-    """The size of the base's side of an adapter's matrix, or of a prompt; the other side is the rank."""
-    return tensor.shape[0 if ".lora_B." in name else 1] if tensor.dim() == 2 else -1
+        with self.adapters.acting_as(None if stage is None else 0):
+            yield self.adapters.model
 
 
 @dataclass
 class LoadedModel:
-    """`model` is a plain PEFT model (of a soft prompt: `soft_prompt.PromptedModel`), `tokenizer` its tokenizer;
-    `generate` answers prompts as the run did."""
+    """`model` is a PEFT model (of a soft prompt: `soft_prompts.PromptedModel`), `tokenizer` its tokenizer; `generate`
+    answers prompts as the run did."""
 
     model: Any
     tokenizer: Any
@@ -83,70 +70,32 @@ class LoadedModel:
         snapshot = folder.load_snapshot(folder.stage_after(after))
         recipe = folder.recipe()
         base = load_base(recipe.base)
-        return cls(with_snapshot(base, snapshot, recipe).eval(), base.tokenizer, recipe)
+        return cls(with_snapshot(base, snapshot, recipe), base.tokenizer, recipe)
 
     def generate(self, prompt: str, max_new_tokens: int | None = None) -> str:
         """The greedy answer to a prompt."""
-        from seekr_lite.data.encoding import encode_prompts
-        from seekr_lite.evaluation.generate import generate
+        from seekr_lite.evaluation.generate import answer_prompt
 
-        data = self.recipe.data
-        encoded = encode_prompts(
-            self.tokenizer,
-            [prompt],
-            max_prompt_tokens=data.max_prompt_tokens,
-            chat_template=data.chat_template,
-        )
-        limit = max_new_tokens or data.max_answer_tokens
-        return next(generate(self.model, self.tokenizer, encoded, limit, 1, known={}))[0]
+        return answer_prompt(self.model, self.tokenizer, prompt, self.recipe.data, max_new_tokens)
 
 
 def with_snapshot(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
-    """The base with a LoRA adapter or a soft prompt. Raises `UserError` where it does not belong to the base."""
-    return with_prompt(base, snapshot, recipe) if snapshot.is_prompt else with_adapter(base, snapshot)
-
-
-def with_prompt(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
-    """The base with a snapshot of a soft prompt in front of every row.
-
-    Raises:
-        UserError: the prompt does not belong to this base.
-    """
-    from seekr_lite.methods.registry import method_class
-    from seekr_lite.model.soft_prompts import PromptSequence
-
-    adapters = method_class(recipe.method.name).make_adapters(base, recipe)
-    if not isinstance(adapters, PromptSequence) or not adapters.takes(snapshot):
-        raise UserError(f"the soft prompt does not belong to the base {base.name_or_path}, or to its method")
-    adapters.become(snapshot)
-    return adapters.model
-
-
-def with_adapter(base: Base, snapshot: Snapshot) -> Any:
-    """The base with a snapshot as its only adapter: what PEFT makes of the snapshot's folder.
+    """The base with a LoRA adapter or a soft prompt, as the run computes it; in eval mode.
 
     PEFT's reader is not used: a folder's `adapter_config.json` can make it import modules and read other files.
 
     Raises:
-        UserError: the adapter does not belong to this base.
+        UserError: the snapshot does not belong to this base, or to the recipe's method.
     """
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from seekr_lite.methods.registry import method_class
 
-    names = [name.removeprefix("base_model.model.").partition(".lora_")[0] for name in snapshot.weights]
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=snapshot.rank,
-        lora_alpha=snapshot.alpha,
-        target_modules=sorted(set(names)),
-        inference_mode=True,
-    )
-    try:
-        model = get_peft_model(base.model, config)
-        found = set_peft_model_state_dict(model, snapshot.weights)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"the adapter does not belong to the base {base.name_or_path}: {error}") from None
-    missing = [name for name in found.missing_keys if ".lora_" in name]
-    if missing or found.unexpected_keys:
-        strange = (missing or found.unexpected_keys)[0]
-        raise UserError(f"the adapter does not belong to the base {base.name_or_path}: see {strange}")
-    return model
+    adapters = method_class(recipe.method.name).make_adapters(base, recipe)
+    _refuse_stranger(adapters, snapshot)
+    adapters.become(snapshot)
+    return adapters.model.eval()
+
+
+def _refuse_stranger(adapters: SnapshotSequence, snapshot: Snapshot) -> None:
+    """Raises `UserError` where a snapshot is none of this base: other layers, or layers of other sizes."""
+    if not adapters.takes(snapshot):
+        raise UserError(f"an adapter of this run does not belong to its base {adapters.base.name_or_path}")
