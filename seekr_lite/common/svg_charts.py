@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, heatmaps, bars. No script draws them, and no colour alone says anything.
+"""Charts as inline SVG: lines and bars. No script draws them, and no colour alone says anything.
 
 Sizes are those of a phone's width, so that their texts stay readable; the page puts several side by side.
 """
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from seekr_lite.common.html_page import LEVELS, text
+from markupsafe import Markup
+
+from seekr_lite.common.html_page import text
 
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 16, 22  # margins of a line chart
-CELL = 15
-AXIS = 30  # left of and above a heatmap
-SMALL = 200  # a heatmap of a small model is drawn up to this width
 
 Point = tuple[float, float]
 Item = TypeVar("Item")
@@ -40,7 +39,7 @@ class Lines:
     log: bool = False
 
 
-def line_chart(chart: Lines, width: int = WIDTH, height: int = HEIGHT) -> str:
+def line_chart(chart: Lines, width: int = WIDTH, height: int = HEIGHT) -> Markup:
     """Lines over an axis with ticks."""
     scale = math.log10 if chart.log else float
     (left, right), (low, high) = chart.x_range, (scale(min(chart.y_ticks)), scale(max(chart.y_ticks)))
@@ -69,29 +68,7 @@ def line_chart(chart: Lines, width: int = WIDTH, height: int = HEIGHT) -> str:
             parts.append(f'<path class="line" d="M{"L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)}"/>')
             if chart.marked or len(points) == 1:
                 parts += [f'<circle class="dot" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
-    return _svg(width, height, chart.label, "".join(parts))
-
-
-def heatmap(label: str, shades: Sequence[Sequence[float]], framed: Sequence[tuple[int, int]]) -> str:
-    """Layers x heads, shades from 0 to 1: each cell has its tenth as a digit, too. Framed cells have an outline."""
-    layers, heads = len(shades), len(shades[0])
-    width, height = AXIS + heads * CELL + 2, AXIS + layers * CELL + 2
-    by_level: dict[int, list[str]] = {}
-    rows = []
-    middles = " ".join(str(AXIS + head * CELL + CELL // 2) for head in range(heads))
-    for layer, row in enumerate(shades):
-        for head, shade in enumerate(row):
-            cell = f"M{AXIS + head * CELL} {AXIS + layer * CELL}h{CELL - 1}v{CELL - 1}h-{CELL - 1}z"
-            by_level.setdefault(round(LEVELS * shade), []).append(cell)
-        digits = "".join(str(min(9, int(10 * shade))) for shade in row)
-        rows.append(f'<text x="{middles}" y="{AXIS + layer * CELL + 11}">{digits}</text>')
-    cells = "".join(f'<path class="s{step}" d="{"".join(paths)}"/>' for step, paths in sorted(by_level.items()))
-    size = CELL - 1
-    frames = "".join(f"M{AXIS + h * CELL} {AXIS + i * CELL}h{size}v{size}h-{size}z" for i, h in framed)
-    outline = f'<path class="frame" d="{frames}"/>' if frames else ""
-    axes, digits = heatmap_axes(layers, heads, AXIS, CELL), "".join(rows)
-    content = f'{axes}<g class="cells">{cells}</g><g class="digits">{digits}</g>{outline}'
-    return _svg(width, height, label, content, zoom=max(1.0, min(1.5, SMALL / width)))
+    return svg(width, height, chart.label, "".join(parts))
 
 
 @dataclass(frozen=True)
@@ -106,7 +83,7 @@ class Bar:
         return math.fsum(self.values) / len(self.values)
 
 
-def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: int = 1) -> str:
+def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: int = 1) -> Markup:
     """Bars from zero to the mean; a dot for each value, and a line from the smallest to the largest."""
     row, width, thick = 40, 340, 14
     low, high = min(ticks), max(ticks)
@@ -133,7 +110,7 @@ def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: i
             ends = f"M{x(min(bar.values)):.1f} {middle}H{x(max(bar.values)):.1f}"
             parts.append(f'<path class="whisker" d="{ends}"/>')
         parts += [f'<circle class="dot" cx="{x(value):.1f}" cy="{middle}" r="3"/>' for value in bar.values]
-    return _svg(width, height, label, "".join(parts))
+    return svg(width, height, label, "".join(parts))
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -160,23 +137,6 @@ def number(value: float) -> str:
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
-def heatmap_axes(layers: int, heads: int, margin: int, cell: int) -> str:
-    """Numbers of layers and heads on the left of and above a heatmap, `margin` and cells of so many pixels wide."""
-    across = "".join(
-        f'<text x="{margin + head * cell + cell // 2}" y="{margin - 5}" text-anchor="middle">{head}</text>'
-        for head in range(0, heads, 1 if heads <= 8 else 4)
-    )
-    down = "".join(
-        f'<text x="{margin - 5}" y="{margin + layer * cell + (cell + 1) // 2 + 3}" text-anchor="end">{layer}</text>'
-        for layer in range(0, layers, 1 if layers <= 8 else 4)
-    )
-    names = (
-        f'<text x="{margin}" y="10">head</text>'
-        f'<text x="10" y="{margin}" transform="rotate(-90 10 {margin})" text-anchor="end">layer</text>'
-    )
-    return across + down + names
-
-
 def _pieces(line: Sequence[Item | None]) -> list[list[Item]]:
     """The unbroken stretches of a line."""
     pieces: list[list[Item]] = [[]]
@@ -188,8 +148,9 @@ def _pieces(line: Sequence[Item | None]) -> list[list[Item]]:
     return [piece for piece in pieces if piece]
 
 
-def _svg(width: int, height: int, label: str, content: str, zoom: float = 1.0) -> str:
-    return (
+def svg(width: int, height: int, label: str, content: str, zoom: float = 1.0) -> Markup:
+    """A picture of `content`, which is SVG of our own: every text in it went through `text`."""
+    return Markup(
         f'<svg width="{zoom * width:.0f}" height="{zoom * height:.0f}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{text(label)}">{content}</svg>'
     )

@@ -31,9 +31,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's score from 0 to 100, the NLL per answer token on its validation rows, and the predictions."""
+    """A task's score from 0 to 100, the NLL per answer token on its validation rows, and the predictions.
 
-    score: float
+    score, nll: None where there are no such rows.
+    """
+
+    score: float | None
     nll: float | None
     predictions: tuple[Prediction, ...]
 
@@ -93,7 +96,7 @@ def evaluate_task(
     answers = [extract(text) for text in written]
     references = [row.references or (row.answer,) for row in task.test]
     return TaskResult(
-        score=metric.score(sources, answers, references),
+        score=metric.score(sources, answers, references) if task.test else None,
         nll=nll,
         predictions=tuple(
             Prediction(source, text, tuple(right), metric.score_row(source, answer, right))

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from seekr_lite.attention.graft import MapGraft
 from seekr_lite.attention.selection import Head
@@ -192,12 +195,8 @@ def _rows_of(folder: RunFolder, index: int) -> tuple[Sequence[Example], str]:
 LITTLE = 0.01  # nats per token: below, the share that came back is a ratio of noise
 
 
-def render_grafts(results: Sequence[GraftResult]) -> Any:
+def render_grafts(results: Sequence[GraftResult]) -> Group:
     """One row an old task: losses, and with each graft the share of the lost loss that came back."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table()
     table.add_column("old task")
     for column in ("old\nadapter", "last\nmodel", "old maps in\nchosen heads", "as many\nrandom heads", "all\nheads"):
