@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, find_browser
-from conftest import two_toy_tasks
+from conftest import ROOT, two_toy_tasks
+from jinja2 import UndefinedError
 from page import Page, check_page
 from typer.testing import CliRunner
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.common.html_page import breakable, cut, text
+from seekr_lite.common.html_page import breakable, cut, environment, render, text
 from seekr_lite.common.progress import Listener
 from seekr_lite.common.svg_charts import log_ticks, nice_ticks
 from seekr_lite.recipe.recipe import Recipe
@@ -249,6 +250,20 @@ def test_names_break_and_stay_what_they_are() -> None:
     assert shown.replace("<wbr>", "") == text(name)
     assert shown.endswith("<wbr>MeetingBank")
     assert max(map(len, shown.replace("&lt;", "<").replace("&gt;", ">").split("<wbr>"))) <= 15
+
+
+def test_a_value_that_is_missing_stops_a_page() -> None:
+    with pytest.raises(UndefinedError, match="board"):
+        render("evaluation/scoreboard.html.j2", caption="x")
+
+
+def test_no_template_turns_escaping_off() -> None:
+    assert environment().autoescape is True
+    templates = environment().list_templates(extensions=["j2"])
+    assert len(templates) > 10
+    for name in templates:
+        source = (ROOT / "seekr_lite" / name).read_text()
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup", source), name
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ def cut(value: str, limit: int) -> str:
     return f"{value[:head]} [… {len(value) - limit:,} characters left out …] {value[-tail:]}"
 
 
-def number(value: float | None, digits: int = 0) -> str:
+def number(value: float | None, digits: int) -> str:
     """A number for people; a dash for what is not known."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def size_of(count: int | None) -> str:

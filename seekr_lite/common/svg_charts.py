@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from markupsafe import Markup
@@ -21,54 +21,48 @@ Point = tuple[float, float]
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Lines:
-    """What a line chart shows. A `None` in a line breaks it. With `log`, ticks and values are above zero.
+def line_chart(
+    label: str,
+    line: Sequence[Point | None],
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[float],
+    x_range: tuple[float, float],
+    band: Sequence[tuple[float, float, float] | None] = (),
+    borders: Sequence[tuple[float, str]] = (),
+    marked: bool = False,
+    log: bool = False,
+) -> Markup:
+    """A line over an axis with ticks; a `None` in it breaks it. With `log`, ticks and values are above zero.
 
-    band: (x, low, high) around the first line. borders: (x, words) of upright lines. marked: each point has a dot.
+    band: (x, low, high) around the line. borders: (x, words) of upright lines. marked: each point has a dot.
     """
-
-    label: str
-    lines: Sequence[Sequence[Point | None]]
-    x_ticks: Sequence[tuple[float, str]]
-    y_ticks: Sequence[float]
-    x_range: tuple[float, float]
-    band: Sequence[tuple[float, float, float] | None] = field(default=())
-    borders: Sequence[tuple[float, str]] = field(default=())
-    marked: bool = False
-    log: bool = False
-
-
-def line_chart(chart: Lines, width: int = WIDTH, height: int = HEIGHT) -> Markup:
-    """Lines over an axis with ticks."""
-    scale = math.log10 if chart.log else float
-    (left, right), (low, high) = chart.x_range, (scale(min(chart.y_ticks)), scale(max(chart.y_ticks)))
+    scale = math.log10 if log else float
+    (left, right), (low, high) = x_range, (scale(min(y_ticks)), scale(max(y_ticks)))
 
     def x(value: float) -> float:
-        return LEFT + (value - left) / ((right - left) or 1) * (width - LEFT - RIGHT)
+        return LEFT + (value - left) / ((right - left) or 1) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return height - BOTTOM - (scale(value) - low) / ((high - low) or 1) * (height - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (scale(value) - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for tick in chart.y_ticks:
-        parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{width - RIGHT}"/>')
+    for tick in y_ticks:
+        parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{y(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for value, name in chart.x_ticks:
-        parts.append(f'<text x="{x(value):.1f}" y="{height - 6}" text-anchor="middle">{text(name)}</text>')
-    for value, name in chart.borders:
-        parts.append(f'<path class="border" d="M{x(value):.1f} {TOP}V{height - BOTTOM}"/>')
+    for value, name in x_ticks:
+        parts.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{text(name)}</text>')
+    for value, name in borders:
+        parts.append(f'<path class="border" d="M{x(value):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x(value) + 3:.1f}" y="{TOP - 5}">{text(name)}</text>')
-    for piece in _pieces(chart.band):
+    for piece in _pieces(band):
         edge = [f"{x(at):.1f} {y(top):.1f}" for at, _, top in piece]
         edge += [f"{x(at):.1f} {y(bottom):.1f}" for at, bottom, _ in reversed(piece)]
         parts.append(f'<path class="band" d="M{"L".join(edge)}Z"/>')
-    for line in chart.lines:
-        for points in _pieces(line):
-            parts.append(f'<path class="line" d="M{"L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)}"/>')
-            if chart.marked or len(points) == 1:
-                parts += [f'<circle class="dot" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
-    return svg(width, height, chart.label, "".join(parts))
+    for points in _pieces(line):
+        parts.append(f'<path class="line" d="M{"L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)}"/>')
+        if marked or len(points) == 1:
+            parts += [f'<circle class="dot" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
+    return svg(WIDTH, HEIGHT, label, "".join(parts))
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.html_page import number, render, size_of
 from seekr_lite.common.svg_charts import Bar, bar_chart, nice_ticks
-from seekr_lite.runs.contents import replay_store
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.compare.figures import MethodGroup, compared, differing, method_groups
 from seekr_lite.tools.report.run_facts import RunFacts
 from seekr_lite.tools.report.scores_section import MEANINGS
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 SHOWN = {"op": 1, "bwt": 1, "forgetting": 1, "nll": 3}  # figure -> digits
 SECTIONS = (("runs", "Runs"), ("methods", "Methods"), ("differences", "What differs"), ("boards", "Scoreboards"))
@@ -74,11 +71,9 @@ def _row(name: str, facts: RunFacts) -> list[str]:
     stages, summary = facts.folder.record.stages, facts.board.summary()
     figures = [number(summary[figure], digits) for figure, digits in SHOWN.items()]
     costs = [f"{sum(one.steps for one in stages):,}", f"{sum(one.seconds for one in stages):,.0f}"]
-    try:
-        stores = replay_store(facts.folder)
-        costs += [size_of(sum(one.text_bytes for one in stores)), size_of(sum(one.adapter_bytes for one in stores))]
-    except UserError:
-        costs += ["–", "–"]
+    stores = None if isinstance(facts.kept, UserError) else facts.kept
+    costs.append(size_of(None if stores is None else sum(one.text_bytes for one in stores)))
+    costs.append(size_of(None if stores is None else sum(one.adapter_bytes for one in stores)))
     return [name, facts.method, str(facts.board.seed), *figures, *costs]
 
 

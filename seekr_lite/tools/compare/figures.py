@@ -6,15 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.recipe.method_names import HEADS_FOLDER
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.folder import RunFolder
-
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.folder import RunFolder
 
 FIGURES = ("op", "bwt", "forgetting", "nll", "nll_forgetting")
 SHOWN_KEYS = 2  # in the label of a group

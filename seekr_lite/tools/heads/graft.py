@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Group
@@ -24,12 +24,9 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import load_base
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.losses import answer_cross_entropy_sum
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.heads.study import read_task, score_task_heads
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
-
 
 RANDOM_DRAWS = 3
 

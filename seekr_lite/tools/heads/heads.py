@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,6 +14,7 @@ from seekr_lite.common.files import user_file
 from seekr_lite.common.html_page import render
 from seekr_lite.common.packages import load_extra
 from seekr_lite.recipe.method_names import HEADS_FOLDER, SCORING_METHODS
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.heads.heatmap import heatmap_figure, heatmap_svg
 from seekr_lite.tools.heads.scores import (
     COLUMNS,
@@ -25,9 +26,6 @@ from seekr_lite.tools.heads.scores import (
     jaccard,
     pairs,
 )
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, eq=False)

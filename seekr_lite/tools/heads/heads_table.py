@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from seekr_lite.runs.contents import TaskStore
 from seekr_lite.tools.heads.heatmap import heatmap_text
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.contents import TaskStore
-    from seekr_lite.tools.heads.scores import ChoiceChange, TaskHeads
+from seekr_lite.tools.heads.scores import ChoiceChange, TaskHeads
 
 
 def render_heads(task: TaskHeads, measure: str | None, changes: Sequence[ChoiceChange]) -> Group:

@@ -7,7 +7,7 @@ ten times the square root of its share of the largest value, rounded down (9 for
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from markupsafe import Markup
@@ -15,9 +15,7 @@ from rich.text import Text
 
 from seekr_lite.common.packages import load_extra
 from seekr_lite.common.svg_charts import svg
-
-if TYPE_CHECKING:
-    from seekr_lite.tools.heads.scores import TaskHeads
+from seekr_lite.tools.heads.scores import TaskHeads
 
 CIVIDIS = (  # dark to light; readable for the colour-blind
     "#00224e",
@@ -79,11 +77,11 @@ def heatmap_svg(task: TaskHeads, measure: str, hover: bool = True) -> Markup:
         if places:
             parts.append(f'<path fill="{colour}" d="{"".join(_cell(*place) for place in places)}"/>')
     for layer, row in enumerate(rows):
-        parts.append(f'<text y="{AXIS + layer * CELL + 11}" text-anchor="middle" font-size="10">')
+        parts.append(f'<text y="{AXIS + layer * CELL + 11}" text-anchor="middle">')
         for colour, together in groupby(enumerate(row), key=lambda cell: ink(cell[1])):
             across, shown = zip(*together, strict=True)
             middles = " ".join(str(AXIS + head * CELL + CELL // 2) for head in across)
-            parts.append(f'<tspan x="{middles}" fill="{colour}">{"".join(map(str, shown))}</tspan>')
+            parts.append(f'<tspan x="{middles}" fill="{colour}" font-size="10">{"".join(map(str, shown))}</tspan>')
         parts.append("</text>")
     frames = "".join(_cell(*place) for place in task.chosen)
     for colour, width in (("#000000", 3), ("#ffffff", 1.5)):  # seen on light and on dark cells

@@ -6,7 +6,6 @@ from typing import Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.html_page import size_of
-from seekr_lite.runs.contents import replay_store
 from seekr_lite.tools.report.run_facts import RunFacts
 from seekr_lite.tools.report.step_curves import PHASES
 
@@ -22,15 +21,14 @@ def cost_tables(facts: RunFacts) -> dict[str, Any]:
     phases = [
         (PHASES[one.phase], f"{one.times:,}", f"{one.seconds:,.1f}", size_of(one.peak_bytes)) for one in facts.phases
     ]
-    kept, trouble = [], ""
-    try:
-        stores = replay_store(facts.folder)
-        kept = [_kept(one.task, one.samples, one.text_bytes, one.adapter_bytes) for one in stores]
+    stores = facts.kept
+    if isinstance(stores, UserError):
+        return {"learning": learning, "phases": phases, "kept": [], "trouble": str(stores)}
+    kept = [_kept(one.task, one.samples, one.text_bytes, one.adapter_bytes) for one in stores]
+    if stores:
         sums = zip(*((one.samples, one.text_bytes, one.adapter_bytes) for one in stores), strict=True)
-        kept += [_kept("all", *map(sum, sums))] if stores else []
-    except UserError as error:
-        trouble = str(error)
-    return {"learning": learning, "phases": phases, "kept": kept, "trouble": trouble}
+        kept.append(_kept("all", *map(sum, sums)))
+    return {"learning": learning, "phases": phases, "kept": kept, "trouble": ""}
 
 
 def _learning(name: str, steps: int, seconds: float) -> Cells:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from seekr_lite.common.html_page import number
-from seekr_lite.common.svg_charts import Lines, line_chart
+from seekr_lite.common.svg_charts import line_chart
 from seekr_lite.tools.report.run_facts import RunFacts
 
 
@@ -31,13 +31,13 @@ def _curve(facts: RunFacts, task: int, name: str) -> tuple[str, str, Markup | st
     every = 1 + (rounds - first) // 12  # all numbers of a few rounds, some of many
     ticks = [at for at in range(first, rounds) if (at + 1) % every == 0 or at == rounds - 1]
     spoken = ", ".join(f"{value:.1f} {facts.round_names[int(at) if at >= 0 else None]}" for at, value in points)
-    chart = Lines(
+    chart = line_chart(
         label=f"{name}: {spoken}",
-        lines=[points],
+        line=points,
         x_ticks=[(float(at), "base" if at < 0 else str(at + 1)) for at in ticks],
         y_ticks=[0, 25, 50, 75, 100],
         x_range=(first, rounds - 1),
         borders=[] if facts.joint else [(task, "learned" if task < 0.7 * rounds else "")],
         marked=True,
     )
-    return name, words, line_chart(chart)
+    return name, words, chart

@@ -12,12 +12,13 @@ from seekr_lite.tools.report.run_facts import RunFacts
 
 def heads_or_why_not(facts: RunFacts) -> dict[str, Any]:
     """What the panels show; or `no_heads`, one sentence. No values to point at: they would make a large page."""
-    if not facts.learned:
-        return {"heads": None, "no_heads": "No head is scored yet: no task has been learned to its end."}
-    try:
-        return Heads.of_run(facts.folder).panels(slider=True, hover=False)
-    except UserError as error:
+    heads = facts.heads
+    if isinstance(heads, Heads):
+        return heads.panels(slider=True, hover=False)
+    if isinstance(heads, UserError):
+        why = f"The head scores cannot be read. {heads}"
+    elif facts.learned:
         why = f"There are no head scores: {' and '.join(SCORING_METHODS)} alone score heads."
-        if facts.folder.holds_heads:
-            why = f"The head scores cannot be read. {error}"
-        return {"heads": None, "no_heads": why}
+    else:
+        why = "No head is scored yet: no task has been learned to its end."
+    return {"heads": None, "no_heads": why}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from seekr_lite.common.svg_charts import Lines, line_chart, log_ticks, nice_ticks
+from seekr_lite.common.svg_charts import line_chart, log_ticks, nice_ticks
 from seekr_lite.tools.report.step_curves import GRADIENT_NORM, Mean, StepCurves
 
 WIDE = 30.0  # largest by smallest mean from which a logarithmic axis shows more
@@ -30,9 +30,9 @@ def _chart(curves: StepCurves, name: str) -> tuple[str, str, Markup]:
         ticks = nice_ticks(min(0.0, *(mean.low for mean in known)), max(mean.high for mean in known))
     title = "gradient norm, before clipping" if name == GRADIENT_NORM else name.replace("_", " ")
     steps = [tick for tick in nice_ticks(0, curves.total, 3) if tick.is_integer() and tick <= curves.total]
-    chart = Lines(
+    chart = line_chart(
         label=f"{title}: {known[0].value:.3g} at first, {known[-1].value:.3g} at last",
-        lines=[[None if mean is None else (mean.at, mean.value) for mean in means]],
+        line=[None if mean is None else (mean.at, mean.value) for mean in means],
         x_ticks=[(tick, f"{tick:,.0f}") for tick in steps],
         y_ticks=ticks,
         x_range=(0, curves.total),
@@ -40,7 +40,7 @@ def _chart(curves: StepCurves, name: str) -> tuple[str, str, Markup]:
         borders=[(before, str(stage + 1)) for stage, before in curves.starts.items()],
         log=log,
     )
-    return title, f"{', logarithmic' if log else ''}; last {known[-1].value:.3g}", line_chart(chart)
+    return title, f"{', logarithmic' if log else ''}; last {known[-1].value:.3g}", chart
 
 
 def _above(mean: Mean | None, low: float, high: float) -> Mean | None:

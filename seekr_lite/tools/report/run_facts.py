@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations, scoreboard
 from seekr_lite.methods.registry import method_class
-from seekr_lite.runs.folder import SCORES_FILE
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.contents import TaskStore, replay_store
+from seekr_lite.runs.folder import SCORES_FILE, RunFolder
 from seekr_lite.runs.general_store import kept_texts, with_texts
+from seekr_lite.runs.record import RunRecord
+from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.report.step_curves import PhaseTotal, StepCurves, read_curves, read_phases
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.record import RunRecord
 
 NAMED = 6  # so many missing tests are named
 
@@ -82,6 +80,22 @@ class RunFacts:
     @cached_property
     def phases(self) -> list[PhaseTotal]:
         return read_phases(self.folder.path / "log.jsonl")
+
+    @cached_property
+    def kept(self) -> list[TaskStore] | UserError:
+        """What is kept on disk, by task; or why that cannot be read."""
+        try:
+            return replay_store(self.folder)
+        except UserError as error:
+            return error
+
+    @cached_property
+    def heads(self) -> Heads | UserError | None:
+        """The head scores, or why they cannot be read; None where there are none."""
+        try:
+            return Heads.of_run(self.folder) if self.learned and self.folder.holds_heads else None
+        except UserError as error:
+            return error
 
     @cached_property
     def round_names(self) -> dict[int | None, str]:

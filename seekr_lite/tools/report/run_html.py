@@ -6,9 +6,9 @@ A section is a template, `NAME_section.html.j2`; where more than the facts is sh
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.html_page import render
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.report.costs_section import cost_tables
 from seekr_lite.tools.report.curves_section import score_curves
 from seekr_lite.tools.report.heads_section import heads_or_why_not
@@ -16,9 +16,6 @@ from seekr_lite.tools.report.losses_section import loss_charts
 from seekr_lite.tools.report.predictions_section import predictions
 from seekr_lite.tools.report.run_facts import RunFacts
 from seekr_lite.tools.report.scores_section import figures, nll_rows, verdict
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 SECTIONS = (
     ("scores", "Scores"),
