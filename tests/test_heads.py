@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import two_toy_tasks
+from page import check_page
 from typer.testing import CliRunner, Result
 
 import seekr_lite as sl
@@ -18,6 +19,7 @@ from seekr_lite.common.progress import Listener
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.heads.graft import GraftResult
 from seekr_lite.tools.heads.heads import Heads
+from seekr_lite.tools.heads.heatmap import CIVIDIS, digits, heatmap_svg, heatmap_text, ink
 from seekr_lite.tools.heads.scores import TaskHeads, jaccard
 
 MakeRecipe = Callable[..., Recipe]
@@ -138,31 +140,10 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 # ------------------------------------------------------------------ HTML
 
 
-class OpenTags(HTMLParser):
-    """The tags that are open at the end, and all tags."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.seen.add(tag)
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_well_formed_and_needs_nothing_else(seekr_run: sl.Run, tmp_path: Path) -> None:
     seekr_run.heads.save_html(tmp_path / "heads.html")
     page = (tmp_path / "heads.html").read_text()
-    tags = OpenTags(page)
-    assert tags.open == []
-    assert tags.seen.isdisjoint({"script", "link", "img", "iframe"})
-    assert "http" not in page
+    assert "script" not in check_page(page).tags
     for task in seekr_run.heads.tasks:
         for measure in task.measures:
             assert f'aria-label="{measure} after {task.task}"' in page
@@ -175,7 +156,36 @@ def test_the_name_of_a_task_cannot_become_html(whole: bool, tmp_path: Path) -> N
     heads.save_html(tmp_path / "heads.html")
     text = (tmp_path / "heads.html").read_text() if whole else heads._repr_html_()
     assert "<b>" not in text
-    assert "&lt;b&gt;&quot;mine&quot;&lt;/b&gt;" in text
+    assert "&lt;b&gt;&#34;mine&#34;&lt;/b&gt;" in text
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "#rrggbb" (WCAG 2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("digit", range(10))
+def test_a_digit_is_readable_on_its_colour(digit: int) -> None:
+    light, deep = sorted((luminance(ink(digit)), luminance(CIVIDIS[digit])), reverse=True)
+    assert (light + 0.05) / (deep + 0.05) >= 4.5
+
+
+def test_terminal_page_and_picture_show_the_same_digits_and_colours(seekr_run: sl.Run) -> None:
+    task = seekr_run.heads.of()
+    rows = digits(task.importance)
+    (block,) = heatmap_text(task, "importance")
+    lines = block.plain.splitlines()[1:]
+    assert [[int(cell) for cell in line[5:].replace("*", " ").split()] for line in lines] == rows
+    spans = re.findall(r"<tspan[^>]*>(\d+)</tspan>", heatmap_svg(task, "importance"))
+    assert "".join(spans) == "".join(str(digit) for row in rows for digit in row)
+    axes, _ = seekr_run.heads.plot().axes
+    assert [text.get_text() for text in axes.texts] == [str(digit) for row in rows for digit in row]
+    colours = axes.images[0].to_rgba(task.importance.numpy(), bytes=True)
+    for layer, row in enumerate(rows):
+        for head, digit in enumerate(row):
+            assert "#" + bytes(colours[layer, head][:3]).hex() == CIVIDIS[digit]
 
 
 # ------------------------------------------------------------------ heads inspect

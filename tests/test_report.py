@@ -7,17 +7,18 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from browser import Browser, find_browser
-from conftest import two_toy_tasks
+from conftest import ROOT, two_toy_tasks
+from jinja2 import UndefinedError
+from page import Page, check_page
 from typer.testing import CliRunner
 
 import seekr_lite as sl
 from seekr_lite.cli.app import app
-from seekr_lite.common.html_page import block, breakable, text
+from seekr_lite.common.html_page import breakable, cut, environment, render, text
 from seekr_lite.common.progress import Listener
 from seekr_lite.common.svg_charts import log_ticks, nice_ticks
 from seekr_lite.recipe.recipe import Recipe
@@ -29,7 +30,6 @@ from seekr_lite.tools.report.step_curves import POINTS, PhaseTotal, read_curves,
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()
-VOID = {"meta", "link", "br", "wbr", "input"}
 HOSTILE = "</script></li><script>alert(1)</script><img src=x onerror='alert(2)'>\x00\x1b[31m \ud800 \u202eabc &amp; \"'"
 
 
@@ -63,56 +63,6 @@ def own_copy(seekr_run: sl.Run, tmp_path: Path) -> Path:
     """A copy of the run that a test may damage."""
     shutil.copytree(seekr_run.path, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-class Page(HTMLParser):
-    """Tags that are open at the end, ids, links inside the page, scripts, attributes, and the text of each section."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: set[str] = set()
-        self.sections: dict[str, str] = {}
-        self._section = ""
-        self.feed(content)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.tags.append(tag)
-        self.attributes |= set(values)
-        self.ids += [values["id"] or ""] if "id" in values else []
-        self.links += [values["href"] or ""] if tag == "a" else []
-        if tag == "section":
-            self._section = values["id"] or ""
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes |= {name for name, _ in attrs}
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.sections[self._section] = self.sections.get(self._section, "") + data
-
-
-def check_page(content: str) -> Page:
-    """Whatever a page shows: it is well-formed, needs nothing else, and runs nothing but its own script."""
-    page = Page(content)
-    assert page.open == []
-    assert len(set(page.ids)) == len(page.ids)
-    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
-    assert not re.search(r"(https?:)?//[a-z]", content.replace("<!doctype", ""))
-    assert {"iframe", "img", "object", "base"}.isdisjoint(page.tags)
-    assert page.tags.count("script") <= 1
-    assert not {name for name in page.attributes if name.startswith("on") or name in ("src", "style")}
-    assert "default-src 'none'" in content
-    assert "unsafe-inline" not in content
-    return page
 
 
 # ------------------------------------------------------------------ what is in it
@@ -279,10 +229,10 @@ def test_hostile_texts_stay_texts(own_copy: Path) -> None:
 
 
 def test_long_texts_are_cut_and_say_so() -> None:
-    cut = block("a" * 500 + "b" * 500, 300)
-    assert "[… 700 characters left out …]" in cut
-    assert cut.count("a") - block("", 1).count("a") < 130
-    assert text("<&>\"'") == "&lt;&amp;&gt;&quot;&#x27;"
+    shown = cut("a" * 500 + "b" * 500, 300)
+    assert "[… 700 characters left out …]" in shown
+    assert shown.count("a") < 130
+    assert text("<&>\"'") == "&lt;&amp;&gt;&#34;&#39;"
 
 
 def test_a_page_holds_a_bounded_number_of_predictions(seekr_run: sl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,10 +246,24 @@ def test_a_page_holds_a_bounded_number_of_predictions(seekr_run: sl.Run, monkeyp
 
 def test_names_break_and_stay_what_they_are() -> None:
     name = "after a__b_<c>abcdefghijklmnopqrstuvwxyz MeetingBank"
-    shown = breakable(name)
+    shown = str(breakable(name))
     assert shown.replace("<wbr>", "") == text(name)
     assert shown.endswith("<wbr>MeetingBank")
     assert max(map(len, shown.replace("&lt;", "<").replace("&gt;", ">").split("<wbr>"))) <= 15
+
+
+def test_a_value_that_is_missing_stops_a_page() -> None:
+    with pytest.raises(UndefinedError, match="board"):
+        render("evaluation/scoreboard.html.j2", caption="x")
+
+
+def test_no_template_turns_escaping_off() -> None:
+    assert environment().autoescape is True
+    templates = environment().list_templates(extensions=["j2"])
+    assert len(templates) > 10
+    for name in templates:
+        source = (ROOT / "seekr_lite" / name).read_text()
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup", source), name
 
 
 @pytest.mark.parametrize(
@@ -427,7 +391,7 @@ def test_a_comparison_groups_by_what_differs_beside_the_seed(seekr_run: sl.Run, 
     changes = {"learning_rate": 0.5, "micro_batch_tokens": 77}  # the second changes no result
     other.folder.write_recipe(other.recipe.with_(run={"seed": 7}, train=changes))
     page = check_page(compare_html([seekr_run.folder, other.folder]))
-    assert "seekr, train.learning_rate = 0.5: " in page.sections["methods"]
+    assert "seekr (train.learning_rate = 0.5): " in page.sections["methods"]
     with pytest.raises(sl.UserError, match="no run to compare"):
         compare_html([])
 

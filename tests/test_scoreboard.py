@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.evaluation.scoreboard import Scoreboard
-from seekr_lite.tools.report.tables import rich_table
+from seekr_lite.evaluation.scoreboard import Scoreboard, scoreboard
 
 FULL = Scoreboard(
     tasks=("a", "b", "c"),
@@ -58,7 +57,35 @@ def test_one_task_and_a_missing_score() -> None:
     assert (unfinished.op, unfinished.bwt, unfinished.forgetting) == (None, None, None)
 
 
-@pytest.mark.parametrize("board", [FULL, ROUNDS, JOINT])
+def test_a_task_without_test_rows_is_unknown_and_left_out_of_the_means() -> None:
+    board = replace(
+        FULL,
+        matrix=((80.0, None, 10.0), (84.0, None, 16.0), (70.0, None, 90.0)),
+        base=(5.0, None, 20.0),
+        untested=("b",),
+    )
+    assert (board.op, board.bwt, board.bwt_official, board.forgetting, board.fwt) == (80, -10, -5, 14, -4)
+    assert board.nll == FULL.nll
+    assert "over 2 of 3 tasks" in board.note
+
+
+@pytest.mark.parametrize("untested", [("a", "b"), ("a", "b", "c")])
+def test_a_mean_over_no_task_is_unknown(untested: tuple[str, ...]) -> None:
+    rows = tuple(tuple(None if task in untested else 50.0 for task in FULL.tasks) for _ in FULL.tasks)
+    board = replace(FULL, matrix=rows, base=None, untested=untested)
+    assert board.op == (50 if len(untested) == 2 else None)
+    assert (board.bwt, board.bwt_official, board.forgetting, board.fwt) == (None,) * 4
+
+
+def test_results_without_a_score_and_missing_ones_are_told_apart() -> None:
+    metrics = {"a": "sari", "b": "sari"}
+    found = scoreboard(metrics, {(0, 0): (40.0, None), (1, 0): (30.0, None), (1, 1): (None, 2.0)}, "seekr", 0)
+    assert (found.untested, found.op, found.nll_matrix[1]) == (("b",), 30.0, (None, 2.0))
+    unfinished = scoreboard(metrics, {(0, 0): (40.0, None), (1, 0): (30.0, None)}, "seekr", 0)
+    assert (unfinished.untested, unfinished.op) == ((), None)
+
+
+@pytest.mark.parametrize("board", [FULL, ROUNDS, JOINT, replace(JOINT, untested=("b",))])
 def test_json_round_trip(board: Scoreboard) -> None:
     values = json.loads(json.dumps(board.to_json(), allow_nan=False))
     assert Scoreboard.from_json(values) == board
@@ -80,6 +107,7 @@ def test_json_round_trip(board: Scoreboard) -> None:
         {"matrix": [[1, 2, 3], [1, 2, 3], [1, 2, float("nan")]]},
         {"nll_matrix": [[1, 2, 3], [1, 2, 3], [1, 2, float("inf")]]},
         {"base": [1]},
+        {"untested": ["d"]},
         {"method": None},
         {"seed": float("inf")},
         {"seed": True},
@@ -106,7 +134,7 @@ def test_tables_show_scores_and_escape_names() -> None:
     assert "&lt;script&gt;[red]" in page
     assert not any(tag in page for tag in ("<script>", "<b>", "<i>"))
     out = io.StringIO()
-    Console(file=out, width=160).print(rich_table(board))
+    Console(file=out, width=160).print(board.table())
     for text in (str(board), out.getvalue()):
         assert hostile in text
         assert "84.0" in text

@@ -468,9 +468,7 @@ HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 def test_pages_of_heads_escape_what_comes_from_data() -> None:
     scores = torch.ones(2, 3)
     heads = Heads(tuple(TaskHeads(f"{HOSTILE}{i}", scores, scores, scores, ((0, 1),)) for i in range(2)))
-    from seekr_lite.tools.heads.heads_html import heads_page
-
-    for page in (heads_page(heads.tasks, heads.change()), heads._repr_html_()):
+    for page in (heads.to_html(), heads._repr_html_()):
         assert "<script>alert" not in page
         assert "<img" not in page
         assert "&lt;script&gt;" in page

@@ -64,9 +64,9 @@ def compare_command(
     if as_json:
         show_json(comparison.to_json())
         return
-    from seekr_lite.tools.compare.comparison import render_comparison
+    from seekr_lite.tools.compare.comparison_table import comparison_table
 
-    show(render_comparison(comparison))
+    show(comparison_table(comparison.runs, comparison.groups, comparison.differences))
 
 
 def _seeds(text: str | None) -> list[int]:

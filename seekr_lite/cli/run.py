@@ -38,8 +38,6 @@ def run_command(
     if as_json:
         show_json(finished.scores.to_json())
         return
-    from seekr_lite.tools.report.tables import rich_table
-
-    show(rich_table(finished.scores))
+    show(finished.scores.table())
     if not quiet:
         typer.echo(printable(f"The run is in {finished.path}; as a page: seekr-lite report {finished.path}"), err=True)

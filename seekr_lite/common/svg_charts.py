@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, heatmaps, bars. No script draws them, and no colour alone says anything.
+"""Charts as inline SVG: lines and bars. No script draws them, and no colour alone says anything.
 
 Sizes are those of a phone's width, so that their texts stay readable; the page puts several side by side.
 """
@@ -7,91 +7,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
-from seekr_lite.common.html_page import LEVELS, text
+from markupsafe import Markup
+
+from seekr_lite.common.html_page import text
 
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 16, 22  # margins of a line chart
-CELL = 15
-AXIS = 30  # left of and above a heatmap
-SMALL = 200  # a heatmap of a small model is drawn up to this width
 
 Point = tuple[float, float]
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Lines:
-    """What a line chart shows. A `None` in a line breaks it. With `log`, ticks and values are above zero.
+def line_chart(
+    label: str,
+    line: Sequence[Point | None],
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[float],
+    x_range: tuple[float, float],
+    band: Sequence[tuple[float, float, float] | None] = (),
+    borders: Sequence[tuple[float, str]] = (),
+    marked: bool = False,
+    log: bool = False,
+) -> Markup:
+    """A line over an axis with ticks; a `None` in it breaks it. With `log`, ticks and values are above zero.
 
-    band: (x, low, high) around the first line. borders: (x, words) of upright lines. marked: each point has a dot.
+    band: (x, low, high) around the line. borders: (x, words) of upright lines. marked: each point has a dot.
     """
-
-    label: str
-    lines: Sequence[Sequence[Point | None]]
-    x_ticks: Sequence[tuple[float, str]]
-    y_ticks: Sequence[float]
-    x_range: tuple[float, float]
-    band: Sequence[tuple[float, float, float] | None] = field(default=())
-    borders: Sequence[tuple[float, str]] = field(default=())
-    marked: bool = False
-    log: bool = False
-
-
-def line_chart(chart: Lines, width: int = WIDTH, height: int = HEIGHT) -> str:
-    """Lines over an axis with ticks."""
-    scale = math.log10 if chart.log else float
-    (left, right), (low, high) = chart.x_range, (scale(min(chart.y_ticks)), scale(max(chart.y_ticks)))
+    scale = math.log10 if log else float
+    (left, right), (low, high) = x_range, (scale(min(y_ticks)), scale(max(y_ticks)))
 
     def x(value: float) -> float:
-        return LEFT + (value - left) / ((right - left) or 1) * (width - LEFT - RIGHT)
+        return LEFT + (value - left) / ((right - left) or 1) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return height - BOTTOM - (scale(value) - low) / ((high - low) or 1) * (height - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (scale(value) - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for tick in chart.y_ticks:
-        parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{width - RIGHT}"/>')
+    for tick in y_ticks:
+        parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{y(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for value, name in chart.x_ticks:
-        parts.append(f'<text x="{x(value):.1f}" y="{height - 6}" text-anchor="middle">{text(name)}</text>')
-    for value, name in chart.borders:
-        parts.append(f'<path class="border" d="M{x(value):.1f} {TOP}V{height - BOTTOM}"/>')
+    for value, name in x_ticks:
+        parts.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{text(name)}</text>')
+    for value, name in borders:
+        parts.append(f'<path class="border" d="M{x(value):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x(value) + 3:.1f}" y="{TOP - 5}">{text(name)}</text>')
-    for piece in _pieces(chart.band):
+    for piece in _pieces(band):
         edge = [f"{x(at):.1f} {y(top):.1f}" for at, _, top in piece]
         edge += [f"{x(at):.1f} {y(bottom):.1f}" for at, bottom, _ in reversed(piece)]
         parts.append(f'<path class="band" d="M{"L".join(edge)}Z"/>')
-    for line in chart.lines:
-        for points in _pieces(line):
-            parts.append(f'<path class="line" d="M{"L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)}"/>')
-            if chart.marked or len(points) == 1:
-                parts += [f'<circle class="dot" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
-    return _svg(width, height, chart.label, "".join(parts))
-
-
-def heatmap(label: str, shades: Sequence[Sequence[float]], framed: Sequence[tuple[int, int]]) -> str:
-    """Layers x heads, shades from 0 to 1: each cell has its tenth as a digit, too. Framed cells have an outline."""
-    layers, heads = len(shades), len(shades[0])
-    width, height = AXIS + heads * CELL + 2, AXIS + layers * CELL + 2
-    by_level: dict[int, list[str]] = {}
-    rows = []
-    middles = " ".join(str(AXIS + head * CELL + CELL // 2) for head in range(heads))
-    for layer, row in enumerate(shades):
-        for head, shade in enumerate(row):
-            cell = f"M{AXIS + head * CELL} {AXIS + layer * CELL}h{CELL - 1}v{CELL - 1}h-{CELL - 1}z"
-            by_level.setdefault(round(LEVELS * shade), []).append(cell)
-        digits = "".join(str(min(9, int(10 * shade))) for shade in row)
-        rows.append(f'<text x="{middles}" y="{AXIS + layer * CELL + 11}">{digits}</text>')
-    cells = "".join(f'<path class="s{step}" d="{"".join(paths)}"/>' for step, paths in sorted(by_level.items()))
-    size = CELL - 1
-    frames = "".join(f"M{AXIS + h * CELL} {AXIS + i * CELL}h{size}v{size}h-{size}z" for i, h in framed)
-    outline = f'<path class="frame" d="{frames}"/>' if frames else ""
-    axes, digits = heatmap_axes(layers, heads, AXIS, CELL), "".join(rows)
-    content = f'{axes}<g class="cells">{cells}</g><g class="digits">{digits}</g>{outline}'
-    return _svg(width, height, label, content, zoom=max(1.0, min(1.5, SMALL / width)))
+    for points in _pieces(line):
+        parts.append(f'<path class="line" d="M{"L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)}"/>')
+        if marked or len(points) == 1:
+            parts += [f'<circle class="dot" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
+    return svg(WIDTH, HEIGHT, label, "".join(parts))
 
 
 @dataclass(frozen=True)
@@ -106,7 +77,7 @@ class Bar:
         return math.fsum(self.values) / len(self.values)
 
 
-def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: int = 1) -> str:
+def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: int = 1) -> Markup:
     """Bars from zero to the mean; a dot for each value, and a line from the smallest to the largest."""
     row, width, thick = 40, 340, 14
     low, high = min(ticks), max(ticks)
@@ -133,7 +104,7 @@ def bar_chart(label: str, bars: Sequence[Bar], ticks: Sequence[float], digits: i
             ends = f"M{x(min(bar.values)):.1f} {middle}H{x(max(bar.values)):.1f}"
             parts.append(f'<path class="whisker" d="{ends}"/>')
         parts += [f'<circle class="dot" cx="{x(value):.1f}" cy="{middle}" r="3"/>' for value in bar.values]
-    return _svg(width, height, label, "".join(parts))
+    return svg(width, height, label, "".join(parts))
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -160,23 +131,6 @@ def number(value: float) -> str:
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
-def heatmap_axes(layers: int, heads: int, margin: int, cell: int) -> str:
-    """Numbers of layers and heads on the left of and above a heatmap, `margin` and cells of so many pixels wide."""
-    across = "".join(
-        f'<text x="{margin + head * cell + cell // 2}" y="{margin - 5}" text-anchor="middle">{head}</text>'
-        for head in range(0, heads, 1 if heads <= 8 else 4)
-    )
-    down = "".join(
-        f'<text x="{margin - 5}" y="{margin + layer * cell + (cell + 1) // 2 + 3}" text-anchor="end">{layer}</text>'
-        for layer in range(0, layers, 1 if layers <= 8 else 4)
-    )
-    names = (
-        f'<text x="{margin}" y="10">head</text>'
-        f'<text x="10" y="{margin}" transform="rotate(-90 10 {margin})" text-anchor="end">layer</text>'
-    )
-    return across + down + names
-
-
 def _pieces(line: Sequence[Item | None]) -> list[list[Item]]:
     """The unbroken stretches of a line."""
     pieces: list[list[Item]] = [[]]
@@ -188,8 +142,9 @@ def _pieces(line: Sequence[Item | None]) -> list[list[Item]]:
     return [piece for piece in pieces if piece]
 
 
-def _svg(width: int, height: int, label: str, content: str, zoom: float = 1.0) -> str:
-    return (
+def svg(width: int, height: int, label: str, content: str, zoom: float = 1.0) -> Markup:
+    """A picture of `content`, which is SVG of our own: every text in it went through `text`."""
+    return Markup(
         f'<svg width="{zoom * width:.0f}" height="{zoom * height:.0f}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{text(label)}">{content}</svg>'
     )

@@ -49,6 +49,16 @@ def show(renderable: Any) -> None:
     console.print(renderable)
 
 
+def as_text(renderable: Any, width: int = 160) -> str:
+    """A table or the like of rich as plain text."""
+    from io import StringIO
+
+    text, console = StringIO(), safe_console()
+    console.file, console.width, console.no_color = text, width, True
+    console.print(renderable)
+    return text.getvalue().rstrip("\n")
+
+
 def show_json(values: Any) -> None:
     """Prints JSON for machines; what a terminal would obey stands as an escape."""
     import typer

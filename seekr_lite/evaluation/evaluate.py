@@ -32,9 +32,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's score from 0 to 100, the NLL per answer token on its validation rows, and the predictions."""
+    """A task's score from 0 to 100, the NLL per answer token on its validation rows, and the predictions.
 
-    score: float
+    score, nll: None where there are no such rows.
+    """
+
+    score: float | None
     nll: float | None
     predictions: tuple[Prediction, ...]
 
@@ -100,7 +103,7 @@ def evaluate_task(
     rows = list(zip(sources, written, references, strict=True))
     scores = [metric.score_row(source, extract(text), right) for source, text, right in rows]
     predictions = tuple(Prediction(*row, score) for row, score in zip(rows, scores, strict=True))
-    return TaskResult(mean_score(scores), nll, predictions)
+    return TaskResult(mean_score(scores) if scores else None, nll, predictions)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import json_text, read_json, write_json
@@ -89,8 +89,6 @@ def with_texts(board: Scoreboard, folder: RunFolder) -> Scoreboard:
 
 
 def _column(board: Scoreboard, folder: RunFolder, kept: KeptText) -> TextColumn:
-    found: list[Any] = [None] * len(board.tasks)
-    for stage, record in enumerate(folder.record.stages):
-        if record.tasks[-1] in board.tasks:
-            found[board.tasks.index(record.tasks[-1])] = kept.nll.get(model_key(folder, stage))
-    return TextColumn(kept.name, kept.tokens, kept.nll.get(BARE), tuple(found))
+    stages = enumerate(folder.record.stages)
+    found = {record.tasks[-1]: kept.nll.get(model_key(folder, stage)) for stage, record in stages}
+    return TextColumn(kept.name, kept.tokens, kept.nll.get(BARE), tuple(found.get(task) for task in board.tasks))

@@ -29,11 +29,14 @@ class StageRecord:
 
 @dataclass
 class EvaluationRecord:
-    """A finished evaluation: of `task`, after the stage `after` (None: the bare base)."""
+    """A finished evaluation: of `task`, after the stage `after` (None: the bare base).
+
+    score, nll: None where the task has no test rows, no held-out rows.
+    """
 
     after: int | None
     task: str
-    score: float
+    score: float | None
     nll: float | None
 
 

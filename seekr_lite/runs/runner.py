@@ -18,7 +18,7 @@ from seekr_lite.common.processes import Processes, current_processes, launched_a
 from seekr_lite.common.progress import Listener, Listeners, current_listener
 from seekr_lite.common.stopping import stop_signals
 from seekr_lite.data.task import Task
-from seekr_lite.evaluation.scoreboard import planned_evaluations, scoreboard
+from seekr_lite.evaluation.scoreboard import planned_evaluations, scoreboard, show
 from seekr_lite.methods.registry import with_options
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.cards import model_card
@@ -185,7 +185,8 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task]) -> None:
         record = folder.evaluation(after_task, tasks[task].name)
         assert record is not None, "every planned evaluation has been made"
         results[(after_task, task)] = (record.score, record.nll)
-    scores = scoreboard(tasks, results, recipe.method.name, recipe.run.seed)
+    metrics = {task.name: task.metric for task in tasks}
+    scores = scoreboard(metrics, results, recipe.method.name, recipe.run.seed)
     by_main(folder, lambda: folder.save_scores(scores.to_json()))
     by_main(folder, checkpoints.forget)
 
@@ -224,5 +225,5 @@ def describe_stage(folder: RunFolder, index: int, after: int, stage: list[Task])
     """One line about a stage that has ended."""
     record = folder.record.stages[index]
     found = [folder.evaluation(after, task.name) for task in stage]
-    scores = ", ".join(f"{one.task} {one.score:.1f}" for one in found if one is not None)
+    scores = ", ".join(f"{one.task} {show(one.score)}" for one in found if one is not None)
     return f"{record.name}: {record.steps} steps in {record.seconds:.0f} s" + (f"; score {scores}" if scores else "")

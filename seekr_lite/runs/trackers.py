@@ -137,9 +137,8 @@ def step_values(event: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluation_values(event: Mapping[str, Any]) -> dict[str, float]:
-    """A finished test: the score of its task, and the NLL of the held-out rows, where there are any."""
-    values = {f"score/{event['task']}": event["score"]}
-    return values | ({f"nll/{event['task']}": event["nll"]} if event["nll"] is not None else {})
+    """A finished test: the score of its task and the NLL of the held-out rows, as far as there are any."""
+    return {f"{kind}/{event['task']}": event[kind] for kind in ("score", "nll") if event[kind] is not None}
 
 
 def flat_recipe(recipe: Recipe) -> dict[str, bool | int | float | str | None]:

@@ -24,7 +24,7 @@ CHANGEABLE = ("data", "evaluate")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's score (0 to 100) on a task, and its NLL per answer token on the held-out rows.
+    """A model's score (0 to 100) on a task, and its NLL per answer token on the held-out rows; None without such rows.
 
     model: the task after which it is, or "(bare base)". metric: None where it is not known without the data.
     from_run: the run had tested this itself, and was not tested again.
@@ -33,7 +33,7 @@ class Evaluation:
     model: str
     task: str
     metric: str | None
-    score: float
+    score: float | None
     nll: float | None
     from_run: bool
 
@@ -83,7 +83,7 @@ def evaluate_run(
     return found
 
 
-def _test(models: RunModels, stage: Stage, task: Task, recipe: Recipe) -> tuple[float, float | None]:
+def _test(models: RunModels, stage: Stage, task: Task, recipe: Recipe) -> tuple[float | None, float | None]:
     from seekr_lite.evaluation.evaluate import evaluate_task
 
     what = "the bare base" if stage is None else f"after {model_name(models.folder, stage)}"

@@ -294,7 +294,7 @@ class Learner:
         wanted = planned_evaluations(len(names), self.recipe.evaluate.rounds, self.method.joint)
         results = {(after, task): self.test(task, after) for after, task in wanted}
         return scoreboard(
-            self.tasks,
+            {task.name: task.metric for task in self.tasks},
             {key: (result.score, result.nll) for key, result in results.items()},
             self.method.name,
             self.recipe.run.seed,

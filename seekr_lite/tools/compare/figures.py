@@ -6,14 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from seekr_lite.evaluation.scoreboard import Scoreboard
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.folder import RunFolder
-
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.folder import RunFolder
 
 FIGURES = ("op", "bwt", "forgetting", "nll", "nll_forgetting")
 SHOWN_KEYS = 2  # in the label of a group
@@ -25,8 +22,8 @@ NO_SETTING = {"run", "evaluate.batch_tokens", "train.micro_batch_tokens", "metho
 class ComparedRun:
     """A run's line of the table. Figures are None where they are not known: the run has not ended, or has one task.
 
-    learned: how many of its tasks are learned. heads: attention heads held for the last task, where the method holds
-    any. seconds: of learning, all tasks together.
+    learned: how many of its tasks are learned. untested: tasks without test rows, which the figures leave out. heads:
+    attention heads held for the last task, where the method holds any. seconds: of learning, all tasks together.
     """
 
     path: str
@@ -34,6 +31,7 @@ class ComparedRun:
     seed: int
     learned: int
     tasks: tuple[str, ...]
+    untested: tuple[str, ...]
     finished: bool
     heads: int | None
     seconds: float
@@ -42,6 +40,10 @@ class ComparedRun:
     forgetting: float | None
     nll: float | None
     nll_forgetting: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "tasks": list(self.tasks), "untested": list(self.untested)}
 
 
 @dataclass(frozen=True)
@@ -62,29 +64,44 @@ class Spread:
 
 @dataclass(frozen=True)
 class MethodGroup:
-    """The finished runs of one method that differ in their seeds alone, summed up.
+    """The finished runs of one method that differ in their seeds alone.
 
     label: the method, and in brackets what sets this group apart from another one of the same method: a few keys, or
     the first of its runs.
     """
 
     label: str
-    method: str
-    seeds: tuple[int, ...]
-    figures: dict[str, Spread | None]
+    runs: tuple[ComparedRun, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def figures(self) -> dict[str, Spread | None]:
+        """Mean and spread of each figure."""
+        return {name: Spread.of([getattr(run, name) for run in self.runs]) for name in FIGURES}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        figures = {name: None if value is None else vars(value) for name, value in self.figures.items()}
+        return {"label": self.label, "method": self.runs[0].method, "seeds": list(self.seeds), **figures}
 
 
-def _compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
+def compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
+    """A run's line of the table. Raises `UserError` where its scores, or the choice of its heads, are damaged."""
     scores = Scoreboard.from_json(folder.load_scores()) if folder.has_scores else None
-    current = scores is not None and scores.tasks == recipe.data.tasks
-    figures = scores.summary() if scores is not None and current else dict.fromkeys(FIGURES)
+    if scores is not None and scores.tasks != recipe.data.tasks:
+        scores = None  # of the tasks before more were appended
+    figures = dict.fromkeys(FIGURES) if scores is None else scores.summary()
     return ComparedRun(
         path=str(folder.path),
         method=folder.record.method,
         seed=folder.record.seed,
         learned=sum(len(stage.tasks) for stage in folder.record.stages),
         tasks=recipe.data.tasks,
-        finished=current,
+        untested=() if scores is None else scores.untested,
+        finished=scores is not None,
         heads=_heads_held(folder),
         seconds=math.fsum(stage.seconds for stage in folder.record.stages),
         **{name: figures[name] for name in FIGURES},
@@ -98,34 +115,23 @@ def _heads_held(folder: RunFolder) -> int | None:
     return len(folder.load_state_values(len(folder.record.stages) - 1, folder.heads_folder)["heads"])
 
 
-def _groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[MethodGroup, ...]:
+def method_groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[MethodGroup, ...]:
+    """The finished runs, those together that differ in nothing but the seed."""
     members: dict[tuple[str, str], list[int]] = {}
     for index, (run, recipe) in enumerate(zip(runs, recipes, strict=True)):
         if run.finished:
-            members.setdefault((run.method, repr(_settings(recipe))), []).append(index)
+            settings = {key: str(value) for key, value in recipe.by_key().items() if is_setting(key)}
+            members.setdefault((run.method, repr(settings)), []).append(index)
     groups = []
     for (method, _), indices in members.items():
         same_method = [others[0] for (other, _), others in members.items() if other == method]
-        apart = _differences([_settings(recipes[index]) for index in same_method])
-        own = _settings(recipes[indices[0]])
-        found = [runs[index] for index in indices]
+        apart = [key for key in differing([recipes[index] for index in same_method]) if is_setting(key)]
+        own = recipes[indices[0]].by_key()
         label = ", ".join(f"{key} = {own[key]}" for key in apart)
         if len(apart) > SHOWN_KEYS:
-            label = f"as {found[0].path}"  # `Comparison.differences` has the long list
-        groups.append(
-            MethodGroup(
-                label=f"{method} ({label})" if label else method,
-                method=method,
-                seeds=tuple(run.seed for run in found),
-                figures={name: Spread.of([getattr(run, name) for run in found]) for name in FIGURES},
-            )
-        )
+            label = f"as {runs[indices[0]].path}"  # `Comparison.differences` has the long list
+        groups.append(MethodGroup(f"{method} ({label})" if label else method, tuple(runs[index] for index in indices)))
     return tuple(groups)
-
-
-def _settings(recipe: Recipe) -> dict[str, str]:
-    """`section.key` -> value as text, of what makes a run what it is, whatever its method and seed."""
-    return {key: str(value) for key, value in recipe.by_key().items() if is_setting(key)}
 
 
 def is_setting(key: str) -> bool:
@@ -133,11 +139,8 @@ def is_setting(key: str) -> bool:
     return not {key.partition(".")[0], key} & NO_SETTING
 
 
-def _differences(settings: Sequence[dict[str, str]]) -> dict[str, tuple[str, ...]]:
-    """The keys in which recipes differ, each with its different values."""
-    found = {}
-    for key in settings[0] if settings else ():
-        values = tuple(dict.fromkeys(one[key] for one in settings))
-        if len(values) > 1:
-            found[key] = values
-    return found
+def differing(recipes: Sequence[Recipe]) -> dict[str, list[Any]]:
+    """The keys in which recipes differ, as `section.key`, each with the value of every recipe."""
+    flat = [recipe.by_key() for recipe in recipes]
+    columns = {key: [one[key] for one in flat] for key in flat[0]}
+    return {key: values for key, values in columns.items() if len(set(map(str, values))) > 1}

@@ -142,9 +142,11 @@ def _holds_all(folder: RunFolder, recipe: Recipe) -> bool:
     scores = Scoreboard.from_json(folder.load_scores())
     joint = method_class(recipe.method.name).joint
     wanted = planned_evaluations(len(recipe.data.tasks), recipe.evaluate.rounds, joint)
+    unknown = (None,) * len(scores.tasks)
     return scores.tasks == recipe.data.tasks and all(
-        (scores.base or (None,) * len(scores.tasks) if after is None else scores.matrix[after])[task] is not None
+        (scores.base or unknown if after is None else scores.matrix[after])[task] is not None
         for after, task in wanted
+        if task in scores.counted
     )
 
 

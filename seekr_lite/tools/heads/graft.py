@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from seekr_lite.attention.graft import MapGraft
 from seekr_lite.attention.recording import HeadRecorder, all_heads
@@ -22,12 +25,9 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import load_base
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.losses import answer_cross_entropy_sum
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.heads.study import read_task, score_task_heads
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
-
 
 RANDOM_DRAWS = 3
 
@@ -189,12 +189,8 @@ def _rows_of(folder: RunFolder, index: int) -> tuple[Sequence[Example], str]:
 LITTLE = 0.01  # nats per token: below, the share that came back is a ratio of noise
 
 
-def render_grafts(results: Sequence[GraftResult]) -> Any:
+def render_grafts(results: Sequence[GraftResult]) -> Group:
     """One row an old task: losses, and with each graft the share of the lost loss that came back."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table()
     table.add_column("old task")
     for column in ("old\nadapter", "last\nmodel", "old maps in\nchosen heads", "as many\nrandom heads", "all\nheads"):

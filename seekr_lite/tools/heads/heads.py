@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from seekr_lite.common.errors import UserError, nearest
+from seekr_lite.common.files import user_file
+from seekr_lite.common.html_page import render
 from seekr_lite.common.packages import load_extra
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.tools.heads.heatmap import heatmap_figure, heatmap_svg
 from seekr_lite.tools.heads.scores import (
     COLUMNS,
+    MEANINGS,
     ChoiceChange,
     TaskHeads,
     TopHead,
-    _check_scores,
-    _pairs,
-    _tensor,
+    check_scores,
     jaccard,
+    pairs,
 )
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +55,8 @@ class Heads:
             tensors, values = folder.load_state(index, heads_folder)
             try:
                 scores = {name: tensors[name] for name in COLUMNS}
-                chosen = _pairs(values["heads"])
-                _check_scores(scores, chosen)
+                chosen = pairs(values["heads"])
+                check_scores(scores, chosen)
                 tasks.append(TaskHeads(stage.tasks[0], **scores, chosen=chosen))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{folder.path / heads_folder / stage.name}.*: damaged: {error!r}") from None
@@ -81,6 +82,10 @@ class Heads:
             for one, two in zip(self.tasks, self.tasks[1:], strict=False)
         ]
 
+    def change_rows(self) -> list[tuple[str, str]]:
+        """`change` for a table."""
+        return [(f"{one.before} → {one.after}", f"{one.jaccard:.2f}") for one in self.change()]
+
     # ------------------------------------------------------------------ tables, pictures, files
 
     def to_pandas(self) -> Any:
@@ -99,58 +104,43 @@ class Heads:
 
     def plot(self, measure: str | None = None, after: str | None = None) -> Any:
         """A matplotlib figure: layers x heads, the chosen heads marked. By default importance after the last task."""
-        from seekr_lite.tools.heads.heads_plot import heads_figure
-
-        return heads_figure(self.of(after), measure)
+        return heatmap_figure(self.of(after), measure)
 
     def save_png(self, path: str | Path, measure: str | None = None, after: str | None = None) -> None:
         """Writes `plot(...)` as a PNG. Raises `UserError` where the file cannot be written."""
-        from seekr_lite.common.files import user_file
-
         figure = self.plot(measure, after)
         with user_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
 
     def save_html(self, path: str | Path) -> None:
         """Writes one HTML file that needs nothing else. Raises `UserError` where it cannot be written."""
-        from seekr_lite.common.files import user_file
-        from seekr_lite.tools.heads.heads_html import heads_page
-
         with user_file(path) as temporary:
-            temporary.write_text(heads_page(self.tasks, self.change()), encoding="utf-8")
+            temporary.write_text(self.to_html(), encoding="utf-8")
+
+    def to_html(self) -> str:
+        """The whole document: every task with every measure."""
+        return render("tools/heads/heads_page.html.j2", **self.panels(), sections=())
+
+    def panels(self, slider: bool = False, hover: bool = True) -> dict[str, Any]:
+        """What `heads_panels.html.j2` shows: a panel for each task. hover: cells show their value to a pointer."""
+        shown = {"meanings": MEANINGS, "heatmap": heatmap_svg, "slider": slider, "hover": hover}
+        return {"heads": self, "panels": self.tasks, **shown}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
-        tasks = [
-            {
-                "task": task.task,
-                **{name: task.measures[name].tolist() if name in task.measures else None for name in COLUMNS},
-                "chosen": [list(head) for head in task.chosen],
-            }
-            for task in self.tasks
-        ]
-        return {"tasks": tasks, "change": [vars(change) for change in self.change()]}
+        return {
+            "tasks": [task.to_json() for task in self.tasks],
+            "change": [vars(change) for change in self.change()],
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Heads:
         """The inverse of `to_json`."""
-        return cls(
-            tuple(
-                TaskHeads(
-                    task["task"],
-                    torch.tensor(task["sensitivity"]),
-                    _tensor(task["forgettability"]),
-                    _tensor(task["importance"]),
-                    chosen=_pairs(task["chosen"]),
-                )
-                for task in values["tasks"]
-            )
-        )
+        return cls(tuple(map(TaskHeads.from_json, values["tasks"])))
 
     def _repr_html_(self) -> str:
-        from seekr_lite.tools.heads.heads_html import heads_fragment
-
-        return heads_fragment(self.tasks[-1:], self.change())
+        last = self.panels() | {"panels": self.tasks[-1:]}
+        return render("tools/heads/heads_notebook.html.j2", **last)
 
     def __repr__(self) -> str:
         return f"Heads({', '.join(task.task for task in self.tasks)})"

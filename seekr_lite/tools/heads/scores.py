@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ from seekr_lite.attention.selection import Head
 from seekr_lite.common.errors import UserError, nearest
 
 MEASURES = ("importance", "sensitivity", "forgettability")  # the most telling first
+MEANINGS = {
+    "importance": "sensitivity × forgettability, summed over the tasks so far",
+    "sensitivity": "how much this task's loss depends on the head's map",
+    "forgettability": "how far learning this task has moved the head's map",
+}
 COLUMNS = ("sensitivity", "forgettability", "importance")  # in tables and files, in the order they are made
 
 
@@ -53,32 +59,58 @@ class TaskHeads:
 
     def top(self, count: int = 10, measure: str | None = None) -> list[TopHead]:
         """The heads with the largest values, largest first, each with its share of the sum over all heads."""
-        values = self.measure(measure)[1]
-        total, width = float(values.sum()), values.shape[1]
-        best = torch.argsort(values.flatten(), descending=True, stable=True)[:count].tolist()
+        values = self.measure(measure)[1].flatten()
+        total, width = float(values.sum()), self.sensitivity.shape[1]
+        best = torch.argsort(values, descending=True, stable=True)[:count].tolist()
+        shares = [float(values[index]) / total if total > 0 else None for index in best]
         return [
-            TopHead(
-                index // width, index % width, float(values.flatten()[index]), _share(values.flatten()[index], total)
-            )
-            for index in best
+            TopHead(index // width, index % width, float(values[index]), share)
+            for index, share in zip(best, shares, strict=True)
         ]
 
-    def chosen_by_layer(self) -> dict[int, list[int]]:
-        """layer -> its chosen heads."""
+    def top_rows(self, measure: str | None = None) -> list[tuple[str, str, str, str]]:
+        """The top heads for a table: head, value, share of all, whether it is chosen."""
+        chosen = set(self.chosen)
+        return [
+            (
+                f"layer {one.layer}, head {one.head}",
+                f"{one.value:.3g}",
+                "–" if one.share is None else f"{one.share:.1%}",
+                "yes" if (one.layer, one.head) in chosen else "no",
+            )
+            for one in self.top(10, measure)
+        ]
+
+    @property
+    def chosen_in_words(self) -> str:
+        """The chosen heads by layer: "0: 1-3 7, 2: 5"."""
         layers: dict[int, list[int]] = {}
         for layer, head in self.chosen:
             layers.setdefault(layer, []).append(head)
-        return layers
+        return ", ".join(f"{layer}: {ranges(members)}" for layer, members in layers.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        scores = {name: self.measures[name].tolist() if name in self.measures else None for name in COLUMNS}
+        return {"task": self.task, **scores, "chosen": [list(head) for head in self.chosen]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TaskHeads:
+        """The inverse of `to_json`."""
+        scores: dict[str, Any] = {
+            name: None if values[name] is None else torch.tensor(values[name]) for name in COLUMNS
+        }
+        return cls(task=values["task"], chosen=pairs(values["chosen"]), **scores)
 
 
 @dataclass(frozen=True)
 class TopHead:
-    """A head, its value, and the share of it in the sum over all heads."""
+    """A head, its value, and the share of it in the sum over all heads; None where all are zero."""
 
     layer: int
     head: int
     value: float
-    share: float
+    share: float | None
 
 
 @dataclass(frozen=True)
@@ -96,16 +128,21 @@ def jaccard(one: tuple[Head, ...], two: tuple[Head, ...]) -> float:
     return len(set(one) & set(two)) / len(union) if union else 1.0
 
 
-def shades(values: torch.Tensor) -> torch.Tensor:
-    """Values as shades from 0 to 1: square roots of their shares of the largest.
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers with runs drawn together: [0, 1, 2, 5] -> "0-2 5"."""
+    runs = []
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        runs.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
+    return " ".join(runs)
 
-    A few heads carry most of the weight; on a straight scale all others would look like nothing.
-    """
-    largest = float(values.max())
-    return (values.clamp(min=0) / largest).sqrt() if largest > 0 else torch.zeros_like(values)
+
+def pairs(values: Any) -> tuple[Head, ...]:
+    """(layer, head) pairs from JSON."""
+    return tuple((int(layer), int(head)) for layer, head in values)
 
 
-def _check_scores(scores: Mapping[str, torch.Tensor], chosen: Sequence[Head]) -> None:
+def check_scores(scores: Mapping[str, torch.Tensor], chosen: Sequence[Head]) -> None:
     """Raises `ValueError` where scores are no tables of one size, hold what is no number, or lack a chosen head."""
     (shape, *others) = {tuple(values.shape) for values in scores.values()}
     if others or len(shape) != 2 or 0 in shape:
@@ -114,15 +151,3 @@ def _check_scores(scores: Mapping[str, torch.Tensor], chosen: Sequence[Head]) ->
         raise ValueError("a score is no finite number")
     if not all(0 <= layer < shape[0] and 0 <= head < shape[1] for layer, head in chosen):
         raise ValueError("a chosen head is none of the model's")
-
-
-def _share(value: torch.Tensor, total: float) -> float:
-    return float(value) / total if total > 0 else 0.0
-
-
-def _pairs(values: Any) -> tuple[Head, ...]:
-    return tuple((int(layer), int(head)) for layer, head in values)
-
-
-def _tensor(values: Any) -> torch.Tensor | None:
-    return None if values is None else torch.tensor(values)

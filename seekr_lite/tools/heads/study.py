@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,14 +16,12 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import Base, load_base
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.model.snapshots import Snapshot
+from seekr_lite.recipe.recipe import AdapterSettings, Recipe
 from seekr_lite.runs.checks import check_against_base
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.heads.scores import TaskHeads
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import AdapterSettings, Recipe
-    from seekr_lite.runs.folder import RunFolder
 
 # On a SuperNI task with SmolLM2 135M, ranks of 8 rows correlate 0.999 with those of 48; each costs a backward pass.
 DEFAULT_ROWS = 8

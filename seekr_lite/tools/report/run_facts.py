@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.evaluation.scoreboard import Row, Scoreboard, planned_evaluations
+from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations, scoreboard
 from seekr_lite.methods.registry import method_class
-from seekr_lite.runs.folder import SCORES_FILE
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.contents import TaskStore, replay_store
+from seekr_lite.runs.folder import SCORES_FILE, RunFolder
 from seekr_lite.runs.general_store import kept_texts, with_texts
+from seekr_lite.runs.record import RunRecord
+from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.report.step_curves import PhaseTotal, StepCurves, read_curves, read_phases
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.record import RunRecord
 
 NAMED = 6  # so many missing tests are named
 
@@ -47,7 +45,7 @@ class RunFacts:
                 scores = Scoreboard.from_json(folder.load_scores())
             except UserError as error:
                 trouble.append(str(error))
-        recorded = _recorded_board(folder.record, recipe.data.tasks, scores.metrics if scores else {})
+        recorded = _recorded(folder.record, recipe.data.tasks, scores.metrics if scores else {})
         finished = scores is not None and scores.tasks == recipe.data.tasks
         board = with_texts(scores if scores and finished else recorded, folder)
         trouble += [str(kept) for _, kept in kept_texts(folder) if isinstance(kept, UserError)]
@@ -83,11 +81,27 @@ class RunFacts:
     def phases(self) -> list[PhaseTotal]:
         return read_phases(self.folder.path / "log.jsonl")
 
-    def round_name(self, after: int | None) -> str:
+    @cached_property
+    def kept(self) -> list[TaskStore] | UserError:
+        """What is kept on disk, by task; or why that cannot be read."""
+        try:
+            return replay_store(self.folder)
+        except UserError as error:
+            return error
+
+    @cached_property
+    def heads(self) -> Heads | UserError | None:
+        """The head scores, or why they cannot be read; None where there are none."""
+        try:
+            return Heads.of_run(self.folder) if self.learned and self.folder.heads_folder else None
+        except UserError as error:
+            return error
+
+    @cached_property
+    def round_names(self) -> dict[int | None, str]:
         """What a round is called: after which task the tests were made."""
-        if after is None:
-            return "bare base"
-        return "after all tasks" if self.joint else f"after {self.tasks[after]}"
+        names = ("after all tasks" if self.joint else f"after {task}" for task in self.tasks)
+        return {None: "bare base", **dict(enumerate(names))}
 
     def missing(self) -> list[str]:
         """What an unfinished run has not done yet, in words."""
@@ -101,7 +115,7 @@ class RunFacts:
                 lines.append(f"{'all tasks' if self.joint else self.tasks[stage]}: in work, {steps} steps are logged")
         planned = planned_evaluations(len(self.tasks), self.recipe.evaluate.rounds, self.joint)
         untested = [
-            f"{self.tasks[task]} ({self.round_name(after)})"
+            f"{self.tasks[task]} ({self.round_names[after]})"
             for after, task in planned
             if self.folder.evaluation(after, self.tasks[task]) is None
         ]
@@ -113,24 +127,7 @@ class RunFacts:
         return lines
 
 
-def _recorded_board(record: RunRecord, tasks: tuple[str, ...], metrics: Mapping[str, str]) -> Scoreboard:
-    score = {(one.after, one.task): one.score for one in record.evaluations}
-    nll = {(one.after, one.task): one.nll for one in record.evaluations}
-
-    def row(found: Mapping[tuple[int | None, str], float | None], after: int | None) -> Row:
-        return tuple(found.get((after, task)) for task in tasks)
-
-    def base(found: Mapping[tuple[int | None, str], float | None]) -> Row | None:
-        return row(found, None) if any(value is not None for value in row(found, None)) else None
-
-    rounds = range(len(tasks))
-    return Scoreboard(
-        tasks=tasks,
-        metrics=dict(metrics),
-        matrix=tuple(row(score, after) for after in rounds),
-        method=record.method,
-        seed=record.seed,
-        base=base(score),
-        nll_matrix=tuple(row(nll, after) for after in rounds),
-        nll_base=base(nll),
-    )
+def _recorded(record: RunRecord, tasks: tuple[str, ...], metrics: Mapping[str, str]) -> Scoreboard:
+    places = {task: place for place, task in enumerate(tasks)}
+    results = {(one.after, places[one.task]): (one.score, one.nll) for one in record.evaluations if one.task in places}
+    return scoreboard({task: metrics.get(task) for task in tasks}, results, record.method, record.seed)

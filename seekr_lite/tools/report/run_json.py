@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.runs.contents import replay_store
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.report.run_facts import RunFacts
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 
 def run_json(folder: RunFolder) -> dict[str, Any]:
@@ -21,7 +19,7 @@ def run_json(folder: RunFolder) -> dict[str, Any]:
     files that should be there and cannot be read.
     """
     facts = RunFacts.of(folder)
-    problems = list(facts.trouble)
+    problems = [str(one) for one in (*facts.trouble, facts.heads, facts.kept) if isinstance(one, str | UserError)]
     return {
         "run": facts.name,
         "method": facts.method,
@@ -31,8 +29,8 @@ def run_json(folder: RunFolder) -> dict[str, Any]:
         "missing": facts.missing(),
         "scores": facts.board.to_json(),
         "losses": _losses(facts),
-        "heads": _heads(facts, problems),
-        "costs": _costs(facts, problems),
+        "heads": facts.heads.to_json() if isinstance(facts.heads, Heads) else None,
+        "costs": _costs(facts),
         "phases": [asdict(one) for one in facts.phases],
         "recipe": facts.recipe.model_dump(mode="json"),
         "versions": facts.folder.record.versions,
@@ -57,30 +55,13 @@ def _losses(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _heads(facts: RunFacts, problems: list[str]) -> dict[str, Any] | None:
-    """None where the method scores no heads, or none are scored yet."""
-    from seekr_lite.tools.heads.heads import Heads
-
-    try:
-        return Heads.of_run(facts.folder).to_json() if facts.learned else None
-    except UserError as error:
-        if facts.folder.heads_folder:
-            problems.append(str(error))
-        return None
-
-
-def _costs(facts: RunFacts, problems: list[str]) -> list[dict[str, Any]]:
+def _costs(facts: RunFacts) -> list[dict[str, Any]]:
     """Of learning, by task: steps and seconds; and what is kept on disk, where that can be read."""
-    costs: list[dict[str, Any]] = [
-        {"tasks": one.tasks, "steps": one.steps, "seconds": one.seconds} for one in facts.folder.record.stages
+    costs = [{"tasks": one.tasks, "steps": one.steps, "seconds": one.seconds} for one in facts.folder.record.stages]
+    if isinstance(facts.kept, UserError):
+        return costs
+    kept = [
+        {"replay_samples": one.samples, "replay_text_bytes": one.text_bytes, "adapter_bytes": one.adapter_bytes}
+        for one in facts.kept
     ]
-    try:
-        for cost, store in zip(costs, replay_store(facts.folder), strict=True):
-            cost |= {
-                "replay_samples": store.samples,
-                "replay_text_bytes": store.text_bytes,
-                "adapter_bytes": store.adapter_bytes,
-            }
-    except UserError as error:
-        problems.append(str(error))
-    return costs
+    return [cost | store for cost, store in zip(costs, kept, strict=True)]

@@ -1,9 +1,15 @@
-"""The scoreboard in a terminal."""
+"""What is measured of models, and what is found in data, as tables for terminals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from seekr_lite.evaluation.scoreboard import show
 
 if TYPE_CHECKING:
     from seekr_lite.data.check import DataReport, Lengths, TaskReport
@@ -13,45 +19,8 @@ if TYPE_CHECKING:
     from seekr_lite.tools.harness import HarnessScore
 
 
-def rich_table(scores: Scoreboard) -> Any:
-    """Rows: after learning; columns: tested on; below, the figures that sum it up."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from seekr_lite.evaluation.scoreboard import show
-
-    table = Table(title=Text(f"{scores.method}, seed {scores.seed}"), title_justify="left")
-    table.add_column("after learning", overflow="fold")
-    for task in scores.tasks:
-        table.add_column(Text(f"{task}\n{scores.metrics.get(task, '')}"), justify="right", overflow="fold")
-    for one in scores.texts:
-        table.add_column(Text(f"{one.name}\nperplexity"), justify="right")
-    for after, row, texts in scores.rounds():
-        style = "bold" if after == len(scores.tasks) - 1 else None
-        name = "(bare base)" if after is None else scores.tasks[after]
-        cells = [*(show(value) for value in row), *(show(value, 2) for value in texts)]
-        table.add_row(Text(name), *cells, style=style)
-    lines = [
-        f"OP {show(scores.op)}   mean of the last row",
-        f"BWT {show(scores.bwt)}   change since each task was learned, over T-1 tasks; "
-        f"over T, as the official script: {show(scores.bwt_official)}",
-        f"forgetting {show(scores.forgetting)}   best score before the end, less the last",
-        f"FWT {show(scores.fwt)}   score before a task was learned, less the bare base's",
-        f"NLL {show(scores.nll, 3)}   of held-out answers, per token; since each task was learned "
-        + ("+" if (scores.nll_forgetting or 0) >= 0 and scores.nll_forgetting is not None else "")
-        + show(scores.nll_forgetting, 3),
-    ]
-    return Group(table, *(Text(line) for line in lines))
-
-
-def render_evaluations(found: Sequence[Evaluation]) -> Any:
+def render_evaluations(found: Sequence[Evaluation]) -> Table:
     """A line per model and task."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from seekr_lite.evaluation.scoreboard import show
-
     table = Table(caption="NLL: of held-out answers, per token", caption_justify="left")
     for column in ("after", "task", "metric", "score", "NLL", "tested"):
         table.add_column(column, justify="right" if column in ("score", "NLL") else "left")
@@ -62,13 +31,8 @@ def render_evaluations(found: Sequence[Evaluation]) -> Any:
     return table
 
 
-def render_likelihoods(found: Sequence[TextLikelihood], file: str, board: Scoreboard) -> Any:
+def render_likelihoods(found: Sequence[TextLikelihood], file: str, board: Scoreboard) -> Table:
     """A line per model, its scores on the tasks beside it; the change is against the first line."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from seekr_lite.evaluation.scoreboard import show
-
     table = Table(title=Text(f"{file}: {found[0].tokens:,} tokens"), title_justify="left")
     for column in ("after", *board.tasks, "NLL per token", "change", "perplexity"):
         table.add_column(Text(column), justify="left" if column == "after" else "right")
@@ -83,11 +47,8 @@ def render_likelihoods(found: Sequence[TextLikelihood], file: str, board: Scoreb
     return table
 
 
-def render_harness(found: Sequence[HarnessScore]) -> Any:
+def render_harness(found: Sequence[HarnessScore]) -> Table:
     """A line per model, task and metric, in the harness's own units."""
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(caption="as lm-evaluation-harness computes it; ↑ higher is better, ↓ lower", caption_justify="left")
     for column in ("after", "task", "metric", "value", "± standard error", "rows"):
         table.add_column(column, justify="left" if column in ("after", "task", "metric") else "right")
@@ -103,12 +64,8 @@ def render_harness(found: Sequence[HarnessScore]) -> Any:
 SHOWN_CHARACTERS = 600
 
 
-def render(report: DataReport) -> Any:
+def render(report: DataReport) -> Group:
     """One table, then an example of each task with its label part marked."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(caption="tokens: shortest/median/95%/longest, before truncation", caption_justify="left")
     for column in ("task", "metric", "train", "held out", "test", "prompt tokens", "answer tokens"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
@@ -118,7 +75,7 @@ def render(report: DataReport) -> Any:
             Text(task.name), Text(task.metric), *counts, _lengths(task.prompt_tokens), _lengths(task.answer_tokens)
         )
     notes = [note for task in report.tasks for note in _notes(task)]
-    examples: list[Any] = []
+    examples: list[Text] = []
     for task in report.tasks:
         context = task.example.context
         if len(context) > SHOWN_CHARACTERS:
