@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
-from seekr_lite.training.optimizers import learning_rate_factor
+from seekr_lite.training.optimizers import learning_rate_factor, make_optimizer, restored_state
 from seekr_lite.training.schedule import Step
 from seekr_lite.training.step_gradients import StepGradients
 
@@ -30,8 +32,8 @@ def step_gradients(
         learner.learn(task)
     learner.recipe = last_step or recipe
     learner.adapters.start_task()
-    rows = learner._encode(tasks[0].train[:6])
-    old = learner._replay_rows()
+    rows = learner.encode(tasks[0].train[:6])
+    old = learner.replay_rows()
     learner.adapters.model.train()
     with tap(learner.base.model):
         gradients = StepGradients(
@@ -119,6 +121,64 @@ def test_a_loss_that_is_not_finite_stops_with_a_reason(small_recipe: Callable[..
         next(iter(learner.base.model.parameters())).fill_(float("nan"))
     with pytest.raises(sl.UserError, match="not finite"):
         learner.learn(gather_tasks(recipe, None, ())[0])
+
+
+@pytest.mark.parametrize("method", ["sequential", "isolated"])
+def test_another_task_is_tested_by_its_own_rows(method: str, small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(method={"name": method}, train={"epochs": 1})
+    learner, (first, _) = Learner(recipe), gather_tasks(recipe, None, ())
+    learner.learn(first)
+    other = replace(first, test=first.test[:2])
+    assert len(learner.test(0, 0).predictions) == len(first.test)
+    assert len(learner.test(0, 0, other).predictions) == 2
+    assert len(learner.test(0, 0).predictions) == len(first.test)
+
+
+def test_a_task_with_an_adapter_of_its_own_is_tested_once(small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(method={"name": "isolated"}, train={"epochs": 1})
+    learner = Learner(recipe)
+    for task in gather_tasks(recipe, None, ()):
+        learner.learn(task)
+    assert learner.test(0, 0) is learner.test(0, 1)
+
+
+def test_a_learner_does_not_hold_on_to_predictions(small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(method={"name": "sequential"}, train={"epochs": 1})
+    learner = Learner(recipe)
+    learner.learn(gather_tasks(recipe, None, ())[0])
+    result = ref(learner.test(0, 0))
+    assert result() is None
+
+
+def test_a_joint_method_learns_once(small_recipe: Callable[..., Recipe]) -> None:
+    recipe = small_recipe(method={"name": "joint"}, train={"epochs": 1})
+    learner, (first, second) = Learner(recipe), gather_tasks(recipe, None, ())
+    learner.learn(first)
+    with pytest.raises(sl.UserError, match="learns all tasks at once, and this learner has learned already"):
+        learner.learn(second)
+
+
+@pytest.mark.parametrize("name", ["paged_adamw", "paged_adamw_8bit"])
+def test_a_paged_optimizer_goes_on_in_memory_that_it_pages(name: str, small_recipe: Callable[..., Recipe]) -> None:
+    """bitsandbytes marks what it pages on the tensor; here, without a card, the mark alone stands for it."""
+    settings = small_recipe(train={"optimizer": name}).train
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 8192))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = make_optimizer([parameter], settings)
+    optimizer.step()
+
+    class PagesOnTheHost(type(optimizer)):  # type: ignore[misc]
+        def get_state_buffer(self, parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            buffer = super().get_state_buffer(parameter, dtype)
+            buffer.is_paged = True
+            return buffer
+
+    resumed = PagesOnTheHost([parameter], lr=settings.learning_rate)
+    for key, saved in optimizer.state[parameter].items():
+        if isinstance(saved, torch.Tensor):
+            restored = restored_state(resumed, parameter, key, saved)
+            assert torch.equal(restored, saved)
+            assert getattr(restored, "is_paged", False) == (key in ("state1", "state2"))
 
 
 def test_learning_rate_warms_up_and_follows_the_schedule() -> None:

@@ -82,7 +82,7 @@ def gradients_of_a_step(recipe: Recipe, room: int) -> tuple[list[torch.Tensor], 
     learner = Learner(recipe)
     task = gather_tasks(recipe, None, ())[0]
     learner.adapters.start_task()
-    rows = learner._encode(task.train[:12])
+    rows = learner.encode(task.train[:12])
     SmallCard(learner.base.model, room)
     learner.adapters.model.train()
     gradients = StepGradients(learner.method, learner.adapters, learner.micro_batches, 1.0)

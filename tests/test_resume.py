@@ -78,7 +78,7 @@ def test_a_power_cut_in_the_middle_of_a_task_changes_nothing(
         assert not (resumed.path / "checkpoint.safetensors").exists()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 def test_the_optimizer_goes_on_where_it_was(optimizer: str, small_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = small_recipe(
         data={"tasks": ("shade",), "train_limit": 64},
@@ -107,15 +107,16 @@ class SignalAfter(Listener):
 
 
 class SignalWhileDrawing(Listener):
-    """Sends this process a signal at the n-th redraw of the progress of learning."""
+    """Sends this process a signal at the n-th redraw of the progress of a phase."""
 
-    def __init__(self, redraws: int) -> None:
+    def __init__(self, redraws: int, phase: str = "learning") -> None:
         self.left = redraws
+        self.watched = phase
 
     @contextmanager
     def phase(self, description: str, total: int) -> Iterator[Advance]:
         def redraw(units: int) -> None:
-            self.left -= units if description.startswith("learning") else 0
+            self.left -= units if description.startswith(self.watched) else 0
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -142,6 +143,14 @@ def test_a_signal_that_comes_while_progress_is_drawn_loses_no_step(small_recipe:
         sl.run(small_recipe(), output=tmp_path / "run", listener=SignalWhileDrawing(1))
     assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
     assert steps_of(sl.run(small_recipe(), output=tmp_path / "run", listener=QUIET).path).count((0, 1)) == 1
+
+
+def test_a_signal_while_a_task_is_tested_keeps_the_answers_so_far(small_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = small_recipe(data={"test_limit": 4}, evaluate={"batch_tokens": 1, "rounds": "last"})  # a batch a row
+    with pytest.raises(Interrupted):
+        sl.run(recipe, output=tmp_path / "run", listener=SignalWhileDrawing(2, "testing shade"))
+    (draft,) = (tmp_path / "run" / "predictions").rglob("*.draft.jsonl")
+    assert len(draft.read_text().splitlines()) == 2
 
 
 def test_ctrl_c_on_the_command_line_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:

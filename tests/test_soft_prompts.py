@@ -297,7 +297,7 @@ def test_pseudo_rows_are_written_in_batches_of_so_many_tokens(
 
 
 def replay_batch(learner: Learner) -> tuple[Batch, ReplayBatch]:
-    (row,) = learner._encode(learner.memory[0][:1])
+    (row,) = learner.encode(learner.memory[0][:1])
     batch = collate([row], learner.base.tokenizer.pad_token_id)
     return batch, ReplayBatch(batch, [ReplayRow(0, 0, row)])
 

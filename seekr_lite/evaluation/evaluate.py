@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.memory import is_out_of_memory
 from seekr_lite.common.processes import current_processes
-from seekr_lite.common.progress import Advance
+from seekr_lite.common.progress import current_listener
 from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
@@ -58,7 +58,7 @@ def evaluate_task(
     tokenizer: Any,
     task: Task,
     recipe: Recipe,
-    advance: Advance,
+    what: str,
     draft: PredictionDraft | None = None,
 ) -> TaskResult:
     """Tests the model, as it is set up now, on the task's test rows and validation rows.
@@ -66,6 +66,7 @@ def evaluate_task(
     Several processes share the batches; each has the whole result.
 
     Args:
+        what: the model, for the reader, as in "after shade".
         draft: keeps the predictions as they come, and offers those of an evaluation that was stopped; that of the main
             process alone is asked.
 
@@ -89,7 +90,8 @@ def evaluate_task(
     known = dict(processes.on_main(lambda: list(draft.known(sources).items())))
     by_row: dict[int, str] = {}
     held_out = encode_task_rows(tokenizer, task.validation, data)
-    with _room_for(limits.batch_tokens):
+    title = f"testing {task.name} ({what})"
+    with _room_for(limits.batch_tokens), current_listener().phase(title, len(sources)) as advance:
         for texts in generate(model, tokenizer, prompts, new_tokens, limits.batch_tokens, known):
             if processes.is_main:
                 draft.add({row: (sources[row], text) for row, text in texts.items() if row not in known})
@@ -97,6 +99,8 @@ def evaluate_task(
             advance(len(texts))
             current_stop().check()
         nll = mean_answer_nll(model, held_out, tokenizer.pad_token_id, limits.batch_tokens)
+    if nll is None and held_out:
+        current_listener().say(f"{task.name} ({what}): the NLL of its held-out rows is not finite, and is left out")
     written = [by_row[row] for row in range(len(sources))]
     extract, metric = EXTRACTIONS[task.extraction], METRICS[task.metric]
     references = [tuple(row.references) or (row.answer,) for row in task.test]

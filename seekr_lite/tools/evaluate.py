@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError, nearest
-from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Task
 from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
 from seekr_lite.runs.stages import Stage, find_stages, find_tasks, known_metrics, known_result, model_name
@@ -87,9 +86,8 @@ def _test(models: RunModels, stage: Stage, task: Task, recipe: Recipe) -> tuple[
     from seekr_lite.evaluation.evaluate import evaluate_task
 
     what = "the bare base" if stage is None else f"after {model_name(models.folder, stage)}"
-    title = f"testing {task.name} ({what})"
-    with models.acting(stage) as model, current_listener().phase(title, len(task.test)) as advance:
-        result = evaluate_task(model, models.tokenizer, task, recipe, advance)
+    with models.acting(stage) as model:
+        result = evaluate_task(model, models.tokenizer, task, recipe, what)
     return result.score, result.nll
 
 

@@ -8,11 +8,9 @@ continued equals one that never stopped.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -21,7 +19,7 @@ from seekr_lite.common.errors import UserError
 from seekr_lite.common.memory import REVIEW, TRAINING, PhaseCost, phase_cost
 from seekr_lite.common.processes import current_processes
 from seekr_lite.common.progress import Listener, current_listener
-from seekr_lite.common.seeds import generator_for, seed_for
+from seekr_lite.common.seeds import generator_for
 from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
@@ -33,12 +31,13 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import Base, checkpoint_activations, load_base
 from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.recipe import Recipe
-from seekr_lite.training.micro_batches import MicroBatches, random_states, restore_random_states
+from seekr_lite.training.guard import Guard
+from seekr_lite.training.micro_batches import MicroBatches
 from seekr_lite.training.optimizers import learning_rate_factor, make_optimizer
 from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
 from seekr_lite.training.step_gradients import StepGradients
-from seekr_lite.training.step_log import StepLog, StepRows, stopped_by, stops
-from seekr_lite.training.training_state import Checkpoints, Position, capture, restore
+from seekr_lite.training.step_log import StepPlace, StepRows, log_bad_step, log_step
+from seekr_lite.training.training_state import Checkpoints, Training
 
 GRADIENT_NORMS_EVERY = 50  # steps; each time costs one more backward pass of a micro-batch per loss term
 
@@ -86,7 +85,7 @@ class Learner:
         )
         self.tasks: list[Task] = []
         self.memory: list[tuple[Example, ...]] = []  # by task
-        self._results: dict[tuple[int | None, int], TaskResult] = {}  # (adapter, task)
+        self._routed_results: dict[int, tuple[Task, int | None, TaskResult]] = {}  # the last one of each task
         if recipe.train.checkpointing:
             checkpoint_activations(self.base.model)
 
@@ -99,10 +98,16 @@ class Learner:
             checkpoints: keeps the state inside the task, and offers the one of a run that was stopped.
 
         Raises:
-            UserError: there is nothing to learn from, or not even one row fits into memory.
+            UserError: there is nothing to learn from, not even one row fits into memory, or a joint method has learned
+                before.
             Stopped: too many steps in a row whose loss or gradient is not finite.
             Interrupted: a stop was asked for.
         """
+        if self.method.joint and self.adapters.snapshots:
+            raise UserError(
+                f'the method "{self.method.name}" learns all tasks at once, and this learner has learned already; give '
+                "all of them to one learn() of a new Learner"
+            )
         if len(tasks) != 1 and not self.method.joint:
             raise UserError(f'the method "{self.method.name}" learns one task at a time; call learn() for each')
         check_metrics(list(tasks))
@@ -118,22 +123,22 @@ class Learner:
             self.adapters.start_task(self.method.starts_from_previous)
             self.method.prepare_task(stage)
             with tap(self.base.model) if self.method.looks_into_attention else nullcontext():
-                position = self._train(stage, tasks, checkpoints)
-        training.seconds += position.seconds
+                trained = self._train(stage, tasks, checkpoints)
+        training.seconds += trained.seconds_before
         with phase_cost(REVIEW, self.base.device) as review:
             snapshot = self.adapters.finish_task()
             samples = self._review(stage, tasks)
         self.tasks.extend(tasks)
         self.memory.append(samples)
         seconds, costs = training.seconds + review.seconds, (training, review)
-        return Learned(snapshot, samples, self.method.task_state(stage), position.steps, seconds, costs)
+        return Learned(snapshot, samples, self.method.task_state(stage), trained.steps, seconds, costs)
 
     def _review(self, stage: int, tasks: Sequence[Task]) -> tuple[Example, ...]:
         """What a method does with a task that has been learned; returns the samples that are kept of it."""
         if self.method.reviews_rows:
-            self.method.review_task(stage, self._encode([row for task in tasks for row in task.train]))
+            self.method.review_task(stage, self.encode([row for task in tasks for row in task.train]))
         samples = self._choose_memory(stage, tasks)
-        if encoded := self._encode(samples):
+        if encoded := self.encode(samples):
             self.method.finish_task(stage, encoded)
         return samples
 
@@ -146,89 +151,59 @@ class Learner:
         self.tasks.extend(tasks)
         self.memory.append(learned.samples)
 
-    def _train(self, stage: int, tasks: Sequence[Task], checkpoints: Checkpoints) -> Position:
-        """Trains the student; returns where it ended: all steps, and the seconds spent before this process."""
-        processes, stop = current_processes(), current_stop()
-        settings, replay = self.recipe.train, self.recipe.method
-        seed = self.recipe.run.seed
-        rows = self._encode([row for task in tasks for row in task.train])
-        old = self._replay_rows() if self.method.replays and replay.replay_weight else []
+    def _train(self, stage: int, tasks: Sequence[Task], checkpoints: Checkpoints) -> Training:
+        """Trains the student on the rows of tasks, and on old ones; returns where it ended."""
+        settings, replay, stop = self.recipe.train, self.recipe.method, current_stop()
+        rows = self.encode([row for task in tasks for row in task.train])
+        old = self.replay_rows() if self.method.replays and replay.replay_weight else []
+        plan = len(rows), settings.batch_size, len(old), replay.replay_passes, replay.replay_step == "own"
         epochs = self._epochs(tasks)
-        own = replay.replay_step == "own"
-        total = epochs * steps_per_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own)
-        parameters = self.adapters.student
-        rate = settings.learning_rate * self.method.learning_rate_factor
-        optimizer = make_optimizer(list(parameters.values()), settings, rate)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule)
-        )
+        total = epochs * steps_per_epoch(*plan)
         gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight)
-        order = generator_for(seed, "order", stage)
-        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        guard = Guard(settings, total)
+        training = self._begin(stage, total, guard, checkpoints)
+        student = list(self.adapters.student.values())
+        title = f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}"
         self.adapters.model.train()
-        with (
-            torch.random.fork_rng(devices=devices),
-            current_listener().phase(f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}", total) as advance,
-        ):
-            torch.manual_seed(seed_for(seed, "dropout", stage))
-            position, started = Position(order=order.getstate()), time.monotonic()
-            state = processes.main_first(lambda: checkpoints.load(stage))
-            if state is not None:
-                position = restore(state, parameters, optimizer, scheduler, order)
-                self.micro_batches.tokens = min(self.micro_batches.tokens, state.micro_batch_tokens)
-                advance(position.steps)
-            before = position.seconds
-            log = StepLog(stage, tasks[0].name)
-
-            def keep() -> None:
-                position.seconds = before + time.monotonic() - started
-                tokens = self.micro_batches.tokens
-                checkpoints.save(capture(stage, position, parameters, optimizer, scheduler, tokens))
-
-            while position.epoch < epochs:
-                steps = plan_epoch(len(rows), settings.batch_size, len(old), replay.replay_passes, own, order)
-                for step in steps[position.done :]:
-                    rate_now = float(scheduler.get_last_lr()[0])
-                    self._seed_step(stage, position.steps)
-                    draws = random_states()
-                    terms = gradients(step, rows, old, with_norms=position.steps % GRADIENT_NORMS_EVERY == 0)
-                    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip_norm)
-                    named = partial(StepRows.of, step, tasks, self.tasks, old)
-                    if log.add(position.steps + 1, position.epoch, rate_now, norm, terms, named):
-                        position.bad_steps = 0
+        with training.random_numbers(self.base.device), current_listener().phase(title, total) as advance:
+            training.resume()
+            advance(training.steps)
+            while training.epoch < epochs:
+                for step in plan_epoch(*plan, training.order)[training.done :]:
+                    training.begin_step()
+                    terms = gradients(step, rows, old, with_norms=training.steps % GRADIENT_NORMS_EVERY == 0)
+                    norm = torch.nn.utils.clip_grad_norm_(student, settings.clip_norm)
+                    # The one wait for the device in a step: whether it may change the student depends on its numbers.
+                    numbers = terms.numbers(norm)
+                    place = StepPlace(stage, training.steps + 1, training.epoch)
+                    if guard.admits(numbers):
+                        log_step(place, training.learning_rate, numbers)
                     else:
-                        # Without gradients the step below changes neither weights nor moments.
-                        optimizer.zero_grad(set_to_none=True)
-                        in_a_row = position.bad_steps + 1
-                        if stops(settings, in_a_row, total):
-                            restore_random_states(draws)
-                            # As it was before this step, which is the next one of a run that goes on.
-                            processes.on_main(keep)
-                            error = stopped_by(log.task, position.steps + 1, in_a_row, total, named(), settings)
-                            raise processes.alike(error)
-                        position.bad_steps = in_a_row
-                    optimizer.step()
-                    scheduler.step()
-                    optimizer.zero_grad(set_to_none=True)
-                    position.done += 1
-                    position.steps += 1
+                        named = StepRows.of(step, tasks, self.tasks, old)
+                        log_bad_step(place, tasks[0].name, numbers, named)
+                        if guard.gives_up:
+                            training.give_up(guard.error(tasks[0].name, place.step, named))
+                        training.optimizer.zero_grad(set_to_none=True)
+                    training.step()
                     advance(1)
                     if stop.requested:
-                        processes.on_main(keep)
+                        training.checkpoint()
                         stop.check()
-                    elif processes.is_main and checkpoints.due(position.steps):
-                        keep()
-                position.epoch, position.done, position.order = position.epoch + 1, 0, order.getstate()
-        processes.copy_from_main(list(parameters.values()))
+                    training.checkpoint_if_due()
+                training.end_epoch()
+        current_processes().copy_from_main(student)
         self.adapters.model.eval()
-        position.seconds = before
-        return position
+        return training
 
-    def _seed_step(self, stage: int, step: int) -> None:
-        """Lets each of several processes drop out differently, whatever was drawn before it was started."""
-        processes = current_processes()
-        if processes.count > 1:
-            torch.manual_seed(seed_for(self.recipe.run.seed, "dropout", stage, step, processes.index))
+    def _begin(self, stage: int, total: int, guard: Guard, checkpoints: Checkpoints) -> Training:
+        """A stage of `total` steps before its first one: the optimizer starts afresh."""
+        settings, student = self.recipe.train, self.adapters.student
+        rate = settings.learning_rate * self.method.learning_rate_factor
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            make_optimizer(list(student.values()), settings, rate),
+            lambda step: learning_rate_factor(step, total, settings.warmup, settings.schedule),
+        )
+        return Training(self.recipe.run.seed, stage, student, scheduler, guard, self.micro_batches, checkpoints)
 
     def _epochs(self, tasks: Sequence[Task]) -> int:
         """Epochs of the task; of a joint stage the mean over its rows, rounded up: as many steps as the sequence."""
@@ -253,15 +228,16 @@ class Learner:
             Example(prompt, answer, tuple(right)) for prompt, answer, right in current_processes().on_main(keep)
         )
 
-    def _replay_rows(self) -> list[ReplayRow]:
+    def replay_rows(self) -> list[ReplayRow]:
         """The memory of all tasks so far, ready for the model; empty where the method replays nothing."""
         return [
             ReplayRow(index, sample, encoded)
             for index, samples in enumerate(self.memory)
-            for sample, encoded in enumerate(self._encode(samples))
+            for sample, encoded in enumerate(self.encode(samples))
         ]
 
-    def _encode(self, rows: Sequence[Example]) -> list[EncodedExample]:
+    def encode(self, rows: Sequence[Example]) -> list[EncodedExample]:
+        """Rows as the model reads them."""
         return encode_task_rows(self.base.tokenizer, rows, self.recipe.data)
 
     # ------------------------------------------------------------------ testing
@@ -269,24 +245,21 @@ class Learner:
     def test(
         self, task_index: int, after: int | None, task: Task | None = None, draft: PredictionDraft | None = None
     ) -> TaskResult:
-        """Tests the model after task `after` (None: the bare base) on a task; nothing is tested twice."""
+        """Tests the model after task `after` (None: the bare base) on a task, by default the learned one of this index.
+
+        Where a method routes each task to an adapter of its own, a task is not tested again with the same one.
+        """
+        task = task or self.tasks[task_index]
         adapter = None if after is None else self.method.adapter_for(task_index, after)
-        if (adapter, task_index) not in self._results:
-            task = task or self.tasks[task_index]
-            what = "the bare base" if after is None else f"after {self.tasks[after].name}"
-            with (
-                current_listener.set_to(self.listener),
-                current_listener().phase(f"testing {task.name} ({what})", len(task.test)) as advance,
-                self.adapters.acting_as(adapter),
-            ):
-                model, tokenizer = self.adapters.model, self.base.tokenizer
-                result = evaluate_task(model, tokenizer, task, self.recipe, advance, draft)
-            if result.nll is None and task.validation:
-                current_listener().say(
-                    f"{task.name} ({what}): the NLL of its held-out rows is not finite, and is left out"
-                )
-            self._results[(adapter, task_index)] = result
-        return self._results[(adapter, task_index)]
+        routed = self._routed_results.get(task_index)
+        if routed is not None and routed[:2] == (task, adapter):
+            return routed[2]
+        what = "the bare base" if after is None else f"after {self.tasks[after].name}"
+        with current_listener.set_to(self.listener), self.adapters.acting_as(adapter):
+            result = evaluate_task(self.adapters.model, self.base.tokenizer, task, self.recipe, what, draft)
+        if self.method.routed_by_task:
+            self._routed_results[task_index] = task, adapter, result
+        return result
 
     def evaluate(self) -> Scoreboard:
         """Tests the tasks learned so far, in the recipe's rounds, and returns the scoreboard."""

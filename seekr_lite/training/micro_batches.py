@@ -86,5 +86,5 @@ def restore_random_states(states: RandomStates) -> None:
     """Lets the random numbers come again that came since."""
     cpu, cuda = states
     torch.set_rng_state(cpu)
-    if cuda is not None:
+    if cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)

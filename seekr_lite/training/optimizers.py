@@ -36,6 +36,22 @@ def make_optimizer(
     return made
 
 
+def restored_state(
+    optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, key: str, saved: torch.Tensor
+) -> torch.Tensor:
+    """A saved tensor of a parameter's state, in the kind of memory where the optimizer would have made it."""
+    if key == "step":  # torch counts steps on the host, bitsandbytes in no tensor
+        return saved
+    if not (getattr(optimizer, "is_paged", False) and key in ("state1", "state2")):
+        return saved.to(parameter.device)
+    # A plain copy on the card would be right, and would stay there when the card is full: bitsandbytes moves only
+    # what it has allocated itself.
+    buffer: torch.Tensor = optimizer.get_state_buffer(parameter, saved.dtype)  # type: ignore[attr-defined]
+    if parameter.device.type == "cuda":
+        torch.cuda.synchronize(parameter.device)  # the zeros that it starts with are written by a kernel
+    return buffer.copy_(saved)
+
+
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
     """The share of the peak learning rate at `step` of `total`: a linear warm-up, then the schedule."""
     warm = round(warmup * total)

@@ -34,13 +34,26 @@ class TermValues:
         value = term.value.detach()
         self.values[term.name] = self.values[term.name] + value if term.name in self.values else value
 
-    def numbers(self, total_norm: torch.Tensor) -> tuple[dict[str, float], dict[str, float], float]:
-        """Values, norms, and the norm of the whole gradient, in one wait for the device."""
+    def numbers(self, total_norm: torch.Tensor) -> StepNumbers:
+        """All of them, with the norm of the whole gradient, in one wait for the device.
+
+        (To ask for the numbers of the step before would wait just as long: what is asked of a device comes after all
+        work that it has been given.)
+        """
         tensors = [*self.values.values(), *self.norms.values(), total_norm]
         *numbers, total = torch.stack([tensor.double() for tensor in tensors]).tolist()
         split = len(self.values)
         values = dict(zip(self.values, numbers[:split], strict=True))
-        return values, dict(zip(self.norms, numbers[split:], strict=True)), total
+        return StepNumbers(values, dict(zip(self.norms, numbers[split:], strict=True)), total)
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """Of a step: the value of each loss term, the gradient norms of terms where measured, and that of the whole."""
+
+    values: dict[str, float]
+    norms: dict[str, float]
+    gradient_norm: float
 
 
 class StepGradients:

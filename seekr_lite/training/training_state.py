@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+
+from seekr_lite.common.errors import Stopped
+from seekr_lite.common.processes import current_processes
+from seekr_lite.common.seeds import generator_for, seed_for
+from seekr_lite.training.guard import Guard
+from seekr_lite.training.micro_batches import MicroBatches, random_states, restore_random_states
+from seekr_lite.training.optimizers import restored_state
 
 ADAPTER, OPTIMIZER, RANDOM = "adapter/", "optimizer/", "random/"
 
@@ -33,20 +42,8 @@ class TrainingState:
     tensors: dict[str, torch.Tensor]
 
 
-@dataclass
-class Position:
-    """Where training stands. `order` is the generator's state at the start of the epoch."""
-
-    epoch: int = 0
-    done: int = 0
-    steps: int = 0
-    bad_steps: int = 0
-    seconds: float = 0.0
-    order: Any = None
-
-
 class Checkpoints:
-    """Where states inside a task are kept; this one keeps none (`run_folder.py` has one on disk)."""
+    """Where states inside a task are kept; this one keeps none (`runs/checkpoint_file.py` has one on disk)."""
 
     def load(self, stage: int) -> TrainingState | None:
         """The state from which stage `stage` goes on; None: from its start."""
@@ -60,66 +57,147 @@ class Checkpoints:
         """Keeps a state in place of the one before."""
 
 
-def capture(
-    stage: int,
-    position: Position,
-    parameters: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
-    micro_batch_tokens: int,
-) -> TrainingState:
-    """Everything that the next step depends on."""
-    tensors: dict[str, torch.Tensor] = {f"{ADAPTER}{name}": parameter for name, parameter in parameters.items()}
-    plain: dict[str, dict[str, Any]] = {}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state[parameter].items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{OPTIMIZER}{key}/{name}"] = value
-            else:
-                plain.setdefault(name, {})[key] = value
-    tensors[f"{RANDOM}cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors[f"{RANDOM}cuda"] = torch.cuda.get_rng_state()
-    return TrainingState(
-        stage=stage,
-        epoch=position.epoch,
-        done=position.done,
-        steps=position.steps,
-        bad_steps=position.bad_steps,
-        seconds=position.seconds,
-        order=_listed(position.order),
-        micro_batch_tokens=micro_batch_tokens,
-        scheduler={key: value for key, value in scheduler.state_dict().items() if key != "lr_lambdas"},
-        optimizer=plain,
-        tensors={name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()},
-    )
+class Training:
+    """A task while it is learned: everything that the next step depends on, and that a checkpoint therefore holds.
 
+    Args:
+        seed: of the run.
+        stage: which stage is learned.
+        student: the parameters by name.
+        scheduler: of the learning rate; it has the optimizer.
+        checkpoints: where states inside the task are kept.
+    """
 
-@torch.no_grad()
-def restore(
-    state: TrainingState,
-    parameters: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LambdaLR,
-    order: random.Random,
-) -> Position:
-    """Sets everything as it was; returns where training stands."""
-    for name, parameter in parameters.items():
-        parameter.copy_(state.tensors[f"{ADAPTER}{name}"])
-        optimizer.state[parameter] = dict(state.optimizer.get(name, {}))
-    for full_name, tensor in state.tensors.items():
-        if full_name.startswith(OPTIMIZER):
-            key, _, name = full_name.removeprefix(OPTIMIZER).partition("/")
-            # torch counts steps on the host, bitsandbytes in no tensor.
-            optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
-    scheduler.load_state_dict({**scheduler.state_dict(), **state.scheduler})
-    for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-        group["lr"] = rate
-    torch.set_rng_state(state.tensors[f"{RANDOM}cpu"])
-    if torch.cuda.is_available() and f"{RANDOM}cuda" in state.tensors:
-        torch.cuda.set_rng_state(state.tensors[f"{RANDOM}cuda"])
-    order.setstate(_tupled(state.order))
-    return Position(state.epoch, state.done, state.steps, state.bad_steps, state.seconds, order.getstate())
+    def __init__(
+        self,
+        seed: int,
+        stage: int,
+        student: dict[str, torch.nn.Parameter],
+        scheduler: torch.optim.lr_scheduler.LambdaLR,
+        guard: Guard,
+        micro_batches: MicroBatches,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.seed = seed
+        self.stage = stage
+        self.student = student
+        self.optimizer = scheduler.optimizer
+        self.scheduler = scheduler
+        self.guard = guard
+        self.micro_batches = micro_batches
+        self.checkpoints = checkpoints
+        self.epoch = self.done = self.steps = self.bad_steps = 0  # as in `TrainingState`
+        self.order = generator_for(seed, "order", stage)  # draws the plans of epochs
+        self.epoch_order = self.order.getstate()  # at the start of the epoch
+        self.seconds_before = 0.0  # in processes that were stopped
+        self.started = time.monotonic()
+
+    @contextmanager
+    def random_numbers(self, device: torch.device) -> Iterator[None]:
+        """Inside the block random numbers are those of this stage; outside it is as if none had been drawn."""
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed_for(self.seed, "dropout", self.stage))
+            yield
+
+    @property
+    def learning_rate(self) -> float:
+        """The one of the next step."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def begin_step(self) -> None:
+        """Remembers where random numbers stand. Several processes drop out differently, and each the same whatever was
+        drawn before it was started."""
+        processes = current_processes()
+        if processes.count > 1:
+            torch.manual_seed(seed_for(self.seed, "dropout", self.stage, self.steps, processes.index))
+        self.draws = random_states()
+
+    def give_up(self, error: Stopped) -> NoReturn:
+        """Raises an error in the middle of a step, which is kept as the next one of a run that goes on."""
+        restore_random_states(self.draws)
+        self.checkpoint()
+        raise current_processes().alike(error)
+
+    def step(self) -> None:
+        """Changes the student by its gradients, and makes ready for the next step. Without gradients neither weights
+        nor moments change."""
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        self.steps += 1
+        self.bad_steps = self.guard.bad_steps
+
+    def end_epoch(self) -> None:
+        self.epoch, self.done, self.epoch_order = self.epoch + 1, 0, self.order.getstate()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def resume(self) -> None:
+        """Goes on from the checkpoint of this stage, where there is one."""
+        state = current_processes().main_first(lambda: self.checkpoints.load(self.stage))
+        if state is not None:
+            self.restore(state)
+
+    def checkpoint(self) -> None:
+        """Keeps the state, in every process' name. Raises `Stopped` where it cannot be written."""
+        current_processes().on_main(lambda: self.checkpoints.save(self.capture()))
+
+    def checkpoint_if_due(self) -> None:
+        """The main process decides by its clock, so the others neither wait for it nor know of it."""
+        if current_processes().is_main and self.checkpoints.due(self.steps):
+            self.checkpoints.save(self.capture())
+
+    def capture(self) -> TrainingState:
+        tensors: dict[str, torch.Tensor] = {f"{ADAPTER}{name}": parameter for name, parameter in self.student.items()}
+        plain: dict[str, dict[str, Any]] = {}
+        for name, parameter in self.student.items():
+            for key, value in self.optimizer.state[parameter].items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{OPTIMIZER}{key}/{name}"] = value
+                else:
+                    plain.setdefault(name, {})[key] = value
+        cpu, cuda = random_states()
+        tensors |= {f"{RANDOM}cpu": cpu} | ({} if cuda is None else {f"{RANDOM}cuda": cuda})
+        return TrainingState(
+            stage=self.stage,
+            epoch=self.epoch,
+            done=self.done,
+            steps=self.steps,
+            bad_steps=self.bad_steps,
+            seconds=self.seconds_before + time.monotonic() - self.started,
+            order=_listed(self.epoch_order),
+            micro_batch_tokens=self.micro_batches.tokens,
+            scheduler={key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"},
+            optimizer=plain,
+            tensors={name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()},
+        )
+
+    @torch.no_grad()
+    def restore(self, state: TrainingState) -> None:
+        """Sets everything as it was; but micro-batches stay small where memory has run out since."""
+        for name, parameter in self.student.items():
+            parameter.copy_(state.tensors[f"{ADAPTER}{name}"])
+            self.optimizer.state[parameter] = dict(state.optimizer.get(name, {}))
+        for full_name, tensor in state.tensors.items():
+            if full_name.startswith(OPTIMIZER):
+                key, _, name = full_name.removeprefix(OPTIMIZER).partition("/")
+                parameter = self.student[name]
+                self.optimizer.state[parameter][key] = restored_state(self.optimizer, parameter, key, tensor)
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state.scheduler})
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        restore_random_states((state.tensors[f"{RANDOM}cpu"], state.tensors.get(f"{RANDOM}cuda")))
+        self.order.setstate(_tupled(state.order))
+        self.epoch, self.done, self.steps, self.epoch_order = (
+            state.epoch,
+            state.done,
+            state.steps,
+            self.order.getstate(),
+        )
+        self.bad_steps = self.guard.bad_steps = state.bad_steps
+        self.seconds_before = state.seconds
+        self.micro_batches.tokens = min(self.micro_batches.tokens, state.micro_batch_tokens)
 
 
 def _listed(value: Any) -> Any:
