@@ -232,10 +232,15 @@ class PromptedModel(torch.nn.Module):
 
     def with_prompt(self, batch: Batch) -> Batch:
         """The batch with virtual tokens between each row's padding and its first token."""
-        if self.vectors is None:
+        vectors = self.vectors
+        if vectors is None:
             return batch
         rows, tokens = batch.input_ids.shape
-        ids = self._chosen(batch) + self.first_id  # [r, p]
+        if self.choose is None:
+            chosen = torch.arange(len(vectors), device=batch.input_ids.device).expand(rows, -1)
+        else:
+            chosen = self.choose(batch)
+        ids = chosen + self.first_id  # [r, p]
         count, device = ids.shape[1], ids.device
         # A row's own tokens move right by p, its padding stays; in between the virtual ones.
         columns = torch.arange(tokens, device=device).expand(rows, tokens)
@@ -264,13 +269,6 @@ class PromptedModel(torch.nn.Module):
             batches = (collate([row], 0).to(self.vectors.device) for row in rows)
             front = [tuple((self.choose(batch)[0] + self.first_id).tolist()) for batch in batches]
         return [replace(row, input_ids=(*ids, *row.input_ids)) for ids, row in zip(front, rows, strict=True)]
-
-    def _chosen(self, batch: Batch) -> torch.Tensor:
-        if self.choose is not None:
-            return self.choose(batch)
-        vectors = self.read()
-        assert vectors is not None, "rows get a prompt where there is one"
-        return torch.arange(len(vectors), device=batch.input_ids.device).expand(len(batch.input_ids), -1)
 
     # ------------------------------------------------------------------ used as any other model
 
