@@ -124,8 +124,9 @@ class Lfpt5(DarkExperienceReplay):
     def _sampled(self, count: int, max_tokens: int) -> Iterator[tuple[str, bool]]:
         """Texts of up to `max_tokens` behind the vectors that act, and whether they came to their end."""
         tokenizer, model = self.adapters.base.tokenizer, self.adapters.model
-        assert model.vectors is not None
-        ids = torch.arange(len(model.vectors), device=self.adapters.base.device) + model.first_id
+        vectors = model.vectors()
+        assert vectors is not None
+        ids = torch.arange(len(vectors), device=self.adapters.base.device) + model.first_id
         causal: Any = model.get_base_model()
         for rows in split_by_tokens([len(ids) + max_tokens] * count, TOKENS_AT_ONCE):
             output = causal.generate(
