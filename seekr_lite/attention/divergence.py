@@ -82,7 +82,7 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # Each pair's value hangs on its own queries and keys alone, so its gradient is scaled by one number.
+        # Each pair's value depends on its own queries and keys alone, so its gradient is scaled by one number.
         grad_query, grad_key = ctx.saved_tensors
         share = grad[:, None, None]
         return (share * grad_query).to(ctx.dtype), (share * grad_key).to(ctx.dtype), None, None, None, None, None

@@ -1,5 +1,5 @@
-"""What a head is worth: task sensitivity (how much the task's loss hangs on its map) and forgettability (how much
-its map moved while the task was learned). SEEKR, section 3.3.
+"""What a head is worth: task sensitivity (how much the task's loss depends on its map) and forgettability (how
+much its map moved while the task was learned). SEEKR, section 3.3.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def head_sensitivity(
     advance: Advance = ignore,
     processes: Processes = ALONE,
 ) -> torch.Tensor:
-    """How much the loss of the model as it is set up now hangs on each head, normalised over a layer's heads.
+    """How much the loss of the model as it is set up now depends on each head, normalised over a layer's heads.
 
     `[layers, heads]`, on the host. `advance` is called after each sample.
 

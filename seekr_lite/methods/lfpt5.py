@@ -30,7 +30,7 @@ from seekr_lite.model.losses import cross_entropy_sum
 from seekr_lite.model.soft_prompts import PromptSequence
 from seekr_lite.recipe.recipe import Recipe
 
-TOKENS_AT_ONCE = 8192  # of pseudo rows that are written; not `evaluate.batch_tokens`, since the draws hang on it
+TOKENS_AT_ONCE = 8192  # of pseudo rows that are written; not `evaluate.batch_tokens`, since the draws depend on it
 SAMPLING: dict[str, Any] = {  # of pseudo rows, whatever a model's own generation settings say
     "do_sample": True,
     "temperature": 1.0,
