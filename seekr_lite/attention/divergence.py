@@ -15,7 +15,7 @@ import torch
 from seekr_lite.attention.divergence_torch import divergence_and_gradient, kept_dtype
 from seekr_lite.attention.maps import CHUNK_ROWS, MapShape
 
-OFFICIAL_EPSILON = 1e-8  # of the official SEEKR code: KL(P_t || P_s + 1e-8)
+OFFICIAL_EPSILON = 1e-8  # of the official SEEKR code, which adds it to the student alone: KL(P_t || P_s + 1e-8)
 
 
 def attention_divergence(
@@ -74,17 +74,15 @@ class _Divergence(torch.autograd.Function):
         else:
             result = divergence_and_gradient(*parts, shape, epsilon, needed, chunk_rows)
         if result.grad_query is not None and result.grad_key is not None:
-            ctx.save_for_backward(_kept(result.grad_query, query), _kept(result.grad_key, key))
+            kept = kept_dtype(query)
+            ctx.save_for_backward(result.grad_query.to(kept), result.grad_key.to(kept))
             ctx.dtype = query.dtype
         return result.value
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # Each pair's value depends on its own queries and keys alone, so its gradient is scaled by one number.
         grad_query, grad_key = ctx.saved_tensors
         share = grad[:, None, None]
         return (share * grad_query).to(ctx.dtype), (share * grad_key).to(ctx.dtype), None, None, None, None, None
-
-
-def _kept(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return gradient.to(kept_dtype(like))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seekr_lite.attention.maps import CHUNK_ROWS, MapShape, _scores, _zeros, row_chunks
+from seekr_lite.attention.maps import CHUNK_ROWS, MapShape, masked_scores, row_chunks
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ def divergence_and_gradient(
     chunk_rows: int = CHUNK_ROWS,
 ) -> DivergenceAndGradient:
     """The divergence in plain torch, chunk by chunk of query rows. `divergence_triton.py` has the same for GPUs."""
-    total = _zeros(shape, query)
+    # fp32 at least: in 16 bits a probability that is nearly 0 or 1 would round to it, and its logarithm with it.
+    total = query.new_zeros(len(query), dtype=torch.promote_types(query.dtype, torch.float32))
     share = shape.counted.to(total.dtype) / shape.row_count  # [p, m]; a row's share in the mean
     query, teacher_query = (part.to(total.dtype) * shape.scale for part in (query, teacher_query))
     key, teacher_key = key.to(total.dtype), teacher_key.to(total.dtype)
@@ -47,17 +48,19 @@ def divergence_and_gradient(
         query_rows, visible_key = query[:, first:last], key[:, :keys]
         row_share = share[:, first:last, None]
         mask = shape.mask(first, last, keys, out=spare)
-        _scores(query_rows, visible_key, mask, out=ratio)
+        masked_scores(query_rows, visible_key, mask, out=ratio)
         torch.softmax(ratio, -1, out=student)
-        _scores(teacher_query[:, first:last], teacher_key[:, :keys], mask, out=ratio)
+        masked_scores(teacher_query[:, first:last], teacher_key[:, :keys], mask, out=ratio)
         torch.softmax(ratio, -1, out=teacher)
         torch.add(student, max(epsilon, tiny), out=ratio)
         torch.div(teacher, ratio, out=ratio)
+        # KL as sum of T log(T / S): what the teacher does not look at (T = 0) adds 0, wherever the student looks.
         terms = torch.clamp(ratio, min=tiny, out=spare).log_().mul_(teacher)
         total += (terms.sum(-1, keepdim=True) * row_share).sum((1, 2))
         if grad_query is None or grad_key is None:
             continue
-        if epsilon == 0:
+        # Taken now, while the maps are there: the backward pass would have to keep them, or make them again.
+        if epsilon == 0:  # T S / (S + epsilon) is T then, also where S is 0
             scores = student.sub_(teacher)
         else:  # the softmax' Jacobian applied to dKL/dP_s = -ratio
             pull = ratio.mul_(student)

@@ -112,6 +112,8 @@ def _row_kernel(
     total = tl.zeros([block_rows], tl.float32)
     other_top = tl.full([block_rows], LOWEST, tl.float32)
     other_total = tl.zeros([block_rows], tl.float32)
+    # First pass: the normalisers of both softmaxes. Without them no probability is known, and a KL cannot be summed up
+    # tile by tile under a maximum that still grows.
     for first in range(start, end, block_keys):
         index = first + tl.arange(0, block_keys)
         seen = _seen(row[:, None], index[None, :], pad, window)
@@ -122,6 +124,7 @@ def _row_kernel(
     student_norm = tl.where(total > 0, top + tl.log(total), 0.0)
     other_norm = tl.where(other_total > 0, other_top + tl.log(other_total), 0.0)
 
+    # Second pass: the divergence, and sum(r), which every score's gradient needs before the first of them is made.
     value = tl.zeros([block_rows], tl.float32)
     pull = tl.zeros([block_rows], tl.float32)
     for first in range(start, end, block_keys):
@@ -142,6 +145,7 @@ def _row_kernel(
         tl.store(norm + pair * m + place, student_norm, mask=place < m)
         tl.store(teacher_norm + pair * m + place, other_norm, mask=place < m)
         tl.store(pulled + pair * m + place, pull, mask=place < m)
+        # Third pass: scores are made again rather than kept, since a map is what must never be stored.
         gradient = tl.zeros([block_rows, width], tl.float32)
         for first in range(start, end, block_keys):
             index = first + tl.arange(0, block_keys)
@@ -207,6 +211,8 @@ def _key_kernel(
         start = tl.minimum(start, tl.min(tl.where(sees, place, m)))
         end = tl.maximum(end, tl.max(tl.where(sees, place + 1, 0)))
 
+    # A block of keys collects from all rows that see it, in one program: no atomics, so the sum has one order, and the
+    # same seed gives the same gradient.
     gradient = tl.zeros([block_keys, width], tl.float32)
     for before in range(start, end, block_rows):
         place = before + tl.arange(0, block_rows)
@@ -278,6 +284,7 @@ def default_tile(width: int, dtype: torch.dtype) -> tuple[int, int]:
 @lru_cache
 def works(device: torch.device, dtype: torch.dtype, size: int, epsilon: float) -> bool:
     """Whether the kernels run on this device and say what the plain version says; tried once on a small problem."""
+    # Silent wrong numbers are worse than no kernel: compilers and cards differ, so it has to agree once where it runs.
     generator = torch.Generator().manual_seed(0)
     query, key, other_query, other_key = torch.randn(4, 2, 70, size, generator=generator).to(device, dtype)
     shape = MapShape.of_all_rows(torch.tensor([0, 5], device=device), 70, size**-0.5)

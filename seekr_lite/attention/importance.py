@@ -1,5 +1,5 @@
-"""What a head is worth: task sensitivity (how much the task's loss hangs on its map) and forgettability (how much
-its map moved while the task was learned). SEEKR, section 3.3.
+"""What a head is worth: task sensitivity (how much the task's loss depends on its map) and forgettability (how
+much its map moved while the task was learned). SEEKR, section 3.3.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class SensitivityRecorder:
         real = all_rows(self.padding, tokens) >= 0  # [b, n]
         value = (call.value.detach() * real[:, None, :, None]).to(torch.promote_types(call.value.dtype, torch.float32))
         group = call.query.shape[1] // call.value.shape[1]
+        # <G^T G, V^T V> is the sum of squares of G V^T, whose n x n entries are never made.
         value_gram = (value.transpose(2, 3) @ value).repeat_interleave(group, dim=1)  # [b, h, d, d]
         area = (tokens - self.padding).to(value.dtype).square()[:, None]  # [b, 1]
         layer = call.layer  # a hook that held the call would hold its own tensor, and all of the layer with it

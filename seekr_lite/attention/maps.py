@@ -75,11 +75,13 @@ def map_change(
     chunk_rows: int = CHUNK_ROWS,
 ) -> torch.Tensor:
     """SEEKR's forgettability: mean over compared query rows and real keys of two maps' squared difference: `[p]`."""
-    total = _zeros(shape, query)
+    total = query.new_zeros(len(query), dtype=torch.promote_types(query.dtype, torch.float32))
     for first, last in row_chunks(query.shape[1], chunk_rows):
+        # Of one chunk, both maps are there at a time: whole maps of a long sample would not fit beside the model.
         change = attention_maps(query, key, shape, first, last)
         change -= attention_maps(other_query, other_key, shape, first, last)
         total += (change.square_().sum(-1) * shape.counted[:, first:last]).sum(-1)
+    # Keys that a row does not see yet are 0 in both maps, and count: the official code takes the mean of square maps.
     real_keys = key.shape[1] - shape.padding
     return total / (shape.counted.sum(-1) * real_keys)
 
@@ -90,16 +92,13 @@ def attention_maps(query: torch.Tensor, key: torch.Tensor, shape: MapShape, firs
     keys = shape.keys_until(last, key.shape[1])
     scaled_query = query[:, first:last].to(dtype) * shape.scale
     scores = scaled_query.new_empty(len(query), last - first, keys)
-    return _scores(scaled_query, key[:, :keys].to(dtype), shape.mask(first, last, keys, scores), scores).softmax(-1)
+    mask = shape.mask(first, last, keys, out=scores)
+    return masked_scores(scaled_query, key[:, :keys].to(dtype), mask, out=scores).softmax(-1)
 
 
-def _scores(scaled_query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Attention scores of some query rows before the softmax: `[p, rows, keys]`."""
+def masked_scores(scaled_query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Attention scores of some query rows before the softmax: `[p, rows, keys]`; `out` may be the mask itself."""
     return torch.baddbmm(mask, scaled_query, key.transpose(1, 2), out=out)
-
-
-def _zeros(shape: MapShape, like: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(len(shape.rows), dtype=torch.promote_types(like.dtype, torch.float32), device=shape.rows.device)
 
 
 def row_chunks(rows: int, size: int) -> list[tuple[int, int]]:

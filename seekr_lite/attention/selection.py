@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from seekr_lite.common.errors import UserError
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import MethodSettings
+from seekr_lite.recipe.recipe import MethodSettings
 
 Head = tuple[int, int]  # (layer, head)
 

@@ -71,7 +71,10 @@ def tapped(kernel: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None
         if options.get("softcap") is not None:
             raise UserError("the attention scores of this model are soft-capped, which the tap cannot follow")
         ordinary = ALL_ATTENTION_FUNCTIONS[kernel]
-        named = module if kernel == "sdpa" else _NamedModule(module, kernel)
+        # flash reads in the module's configuration which kernel to call, and would find the name of ours there.
+        named: Any = module
+        if kernel != "sdpa":
+            named = _Replaced(module, config=_Replaced(module.config, _attn_implementation=kernel))
         output, weights = ordinary(named, query, key, value, attention_mask, **options)
         if attention_recorder is not None:
             scale = options.get("scaling")
@@ -92,24 +95,15 @@ def tapped(kernel: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None
     return attention
 
 
-class _NamedModule:
-    """An attention module whose configuration names the ordinary kernel: flash reads there which one to call."""
+class _Replaced:
+    """Another object, but for some attributes."""
 
-    def __init__(self, module: torch.nn.Module, kernel: str) -> None:
-        self._module = module
-        self.config = _NamedConfig(module.config, kernel)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-class _NamedConfig:
-    def __init__(self, config: Any, kernel: str) -> None:
-        self._config = config
-        self._attn_implementation = kernel
+    def __init__(self, inner: Any, **attributes: Any) -> None:
+        self._inner = inner
+        self.__dict__.update(attributes)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._config, name)
+        return getattr(self._inner, name)
 
 
 @contextmanager

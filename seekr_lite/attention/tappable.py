@@ -11,7 +11,8 @@ from weakref import WeakSet
 
 import torch
 
-from seekr_lite.attention.maps import NO_ROW, attention_maps
+from seekr_lite.attention.graft import attend
+from seekr_lite.attention.maps import NO_ROW
 from seekr_lite.attention.recording import all_heads, select_heads
 from seekr_lite.attention.tap import AttentionCall, tap
 from seekr_lite.common.errors import UserError
@@ -70,13 +71,12 @@ class _PlainAttention:
         self.tolerance = 0.0
 
     def record(self, call: AttentionCall) -> None:
-        batch, heads, tokens = call.query.shape[:3]
+        batch, heads = call.query.shape[:2]
         pairs = all_heads(batch, heads, call.query.device)
         chosen = select_heads(call, pairs)
         shape = chosen.map_shape(self.padding[pairs.rows])
         value = call.value[pairs.rows, pairs.heads // (heads // call.value.shape[1])]  # [pairs, n, d]
-        maps = attention_maps(chosen.query, chosen.key, shape, 0, tokens)  # [pairs, n, n]
-        made = maps @ value.to(maps.dtype)
+        made = attend(chosen.query, chosen.key, value, shape)
         given = call.output.transpose(1, 2).flatten(0, 1)[..., : made.shape[-1]].to(made.dtype)  # [pairs, n, d]
         real = (shape.rows != NO_ROW)[..., None]
         largest = (given * real).abs().max()

@@ -1,1 +1,1 @@
-"""Continual-learning methods, one file each, behind the interface of `method.py`."""
+"""Continual-learning methods, one file each (the small baselines in one), behind the interface of `method.py`."""

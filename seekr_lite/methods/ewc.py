@@ -27,8 +27,8 @@ class ElasticWeightConsolidation(Method):
 
     w* is the adapter after the task before. F_i is the mean over rows of (d log p(answer | prompt) / d w_i)^2, scaled
     for each task to a mean of 1 over the weights, and added up over tasks: F = decay * F_before + F_task. The scaling
-    is that of online EWC (Schwarz et al., section 4): every task counts alike, and a strength does not hang on how long
-    answers are and how well they were learned.
+    is that of online EWC (Schwarz et al., section 4): every task counts alike, and a strength does not depend on how
+    long answers are and how well they were learned.
     """
 
     name = "ewc"

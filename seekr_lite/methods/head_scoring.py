@@ -46,7 +46,7 @@ def score_heads(
 def head_sensitivity(
     adapters: SnapshotSequence, samples: Sequence[EncodedExample], advance: Advance = ignore
 ) -> torch.Tensor:
-    """How much the loss of the model as it is set up now hangs on each head, normalised over a layer's heads.
+    """How much the loss of the model as it is set up now depends on each head, normalised over a layer's heads.
 
     `[layers, heads]`, on the host. `advance` is called after each sample.
 

@@ -30,7 +30,7 @@ from seekr_lite.model.losses import cross_entropy_sum
 from seekr_lite.model.soft_prompts import PromptSequence
 from seekr_lite.recipe.recipe import Recipe
 
-TOKENS_AT_ONCE = 8192  # of pseudo rows that are written; not `evaluate.batch_tokens`, since the draws hang on it
+TOKENS_AT_ONCE = 8192  # of pseudo rows that are written; not `evaluate.batch_tokens`, since the draws depend on it
 SAMPLING: dict[str, Any] = {  # of pseudo rows, whatever a model's own generation settings say
     "do_sample": True,
     "temperature": 1.0,
@@ -124,8 +124,9 @@ class Lfpt5(DarkExperienceReplay):
     def _sampled(self, count: int, max_tokens: int) -> Iterator[tuple[str, bool]]:
         """Texts of up to `max_tokens` behind the vectors that act, and whether they came to their end."""
         tokenizer, model = self.adapters.base.tokenizer, self.adapters.model
-        assert model.vectors is not None
-        ids = torch.arange(len(model.vectors), device=self.adapters.base.device) + model.first_id
+        vectors = model.vectors()
+        assert vectors is not None
+        ids = torch.arange(len(vectors), device=self.adapters.base.device) + model.first_id
         causal: Any = model.get_base_model()
         for rows in split_by_tokens([len(ids) + max_tokens] * count, TOKENS_AT_ONCE):
             output = causal.generate(

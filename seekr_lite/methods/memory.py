@@ -1,4 +1,4 @@
-"""How the replay memory is filled. How it is replayed is in `schedule.py`."""
+"""How the replay memory is filled. How it is replayed is in `training/schedule.py`."""
 
 from __future__ import annotations
 

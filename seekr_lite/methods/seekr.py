@@ -110,15 +110,14 @@ class Seekr(DarkExperienceReplay):
 
     def _query_rows(self, replay: ReplayBatch) -> torch.Tensor | None:
         """The query rows of each batch row that are compared: `[r, m]`, NO_ROW where a row has fewer; None: all."""
-        rows = [self._queries(row.task, row.sample, len(row.encoded.input_ids)) for row in replay.rows]
         lengths = [len(row.encoded.input_ids) for row in replay.rows]
-        if all(chosen is None for chosen in rows):
+        drawn = [self._queries(row.task, row.sample, length) for row, length in zip(replay.rows, lengths, strict=True)]
+        if all(queries is None for queries in drawn):
             return None
-        listed = [chosen or list(range(length)) for chosen, length in zip(rows, lengths, strict=True)]
-        table = torch.full((len(rows), max(map(len, listed))), NO_ROW)
-        for index, chosen in enumerate(listed):
-            padding = replay.batch.labels.shape[1] - lengths[index]
-            table[index, : len(chosen)] = torch.tensor(chosen) + padding
+        listed = [queries or list(range(length)) for queries, length in zip(drawn, lengths, strict=True)]
+        table = torch.full((len(listed), max(map(len, listed))), NO_ROW)
+        for row, queries in enumerate(listed):
+            table[row, : len(queries)] = torch.tensor(queries) + replay.batch.labels.shape[1] - lengths[row]
         return table
 
     def _queries(self, task: int, sample: int, tokens: int) -> list[int] | None:
@@ -135,32 +134,27 @@ class Seekr(DarkExperienceReplay):
         before = index - 1 if index > 0 else None
         queries = [self._queries(index, sample, len(row.input_ids)) for sample, row in enumerate(samples)]
         sensitivity, forgettability = score_heads(self.adapters, samples, before, index, queries)
-        sensitivities = [*(scores.sensitivity for scores in self.scores), sensitivity]
-        forgettabilities = [*(scores.forgettability for scores in self.scores), forgettability]
+        sensitivities = [*(one.sensitivity for one in self.scores), sensitivity]
+        forgettabilities = [*(one.forgettability for one in self.scores), forgettability]
         importance = accumulated_importance(sensitivities, forgettabilities, self.settings.accumulate)
         self.scores.append(HeadScores(sensitivity, forgettability, importance))
-        self.chosen.append(self._choose(index, sensitivities, forgettabilities, importance))
+        self.chosen.append(self._choose(index))
 
-    def _choose(
-        self,
-        index: int,
-        sensitivities: list[torch.Tensor],
-        forgettabilities: list[torch.Tensor],
-        importance: torch.Tensor,
-    ) -> tuple[Head, ...]:
+    def _choose(self, index: int) -> tuple[Head, ...]:
+        """The heads that hold the rows of the task whose scores came last; all but "seekr" are ablations."""
         layers, heads = self.shape
         match self.settings.selection:
             case "all":
                 return tuple((layer, head) for layer in range(layers) for head in range(heads))
             case "sensitivity":
-                scores = torch.stack(sensitivities).sum(0)
+                scores = torch.stack([one.sensitivity for one in self.scores]).sum(0)
             case "forgettability":
-                scores = torch.stack(forgettabilities).sum(0)
+                scores = torch.stack([one.forgettability for one in self.scores]).sum(0)
             case "random":
                 generator = torch.Generator().manual_seed(seed_for(self.seed, "heads", index))
                 scores = torch.rand(layers, heads, generator=generator)
             case _:
-                scores = importance
+                scores = self.scores[-1].importance
         return choose_heads(scores, *self.budgets)
 
     # ------------------------------------------------------------------ state

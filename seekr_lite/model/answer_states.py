@@ -63,10 +63,10 @@ def answer_states(
     options: dict[str, Any] = {} if recorder is None else {"attention_recorder": recorder}
     options |= {"input_ids": batch.input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
     options |= {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids, "use_cache": False}
-    causal = _causal(model)
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside PEFT's wrapper, or ours
     to_logits = _output_layer(causal)
     if to_logits is None:
-        return AnswerStates(causal(**options, logits_to_keep=kept).logits, _identity)
+        return AnswerStates(causal(**options, logits_to_keep=kept).logits, torch.nn.Identity())
     hidden = causal.base_model(**options).last_hidden_state
     return AnswerStates(hidden[:, hidden.shape[1] - kept :], to_logits)
 
@@ -101,12 +101,3 @@ def _makes_the_logits(causal: Any, head: torch.nn.Module) -> bool:
         logits = causal(input_ids=ids, use_cache=False).logits
         made = head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     return made.shape == logits.shape and torch.equal(made, logits)
-
-
-def _causal(model: Any) -> Any:
-    """The language model inside PEFT's wrapper, or ours."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _identity(logits: torch.Tensor) -> torch.Tensor:
-    return logits

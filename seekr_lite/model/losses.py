@@ -25,7 +25,7 @@ def cross_entropy_sum(
 ) -> torch.Tensor:
     """Sum over answer tokens of -log p(token). labels `[r, a]`, -100 where there is no answer; row_weights `[r]`."""
     chosen = labels != -100
-    targets = labels[chosen]  # [t]
+    targets = labels[chosen]  # [t]: padding and prompts never reach the output layer
     weights = None if row_weights is None else row_weights[:, None].expand_as(labels)[chosen]
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
@@ -59,6 +59,7 @@ def soft_cross_entropy_sum(
     teacher_hidden = teacher.hidden[:, aligned][chosen]  # [t, h]
 
     def loss(hidden: torch.Tensor, chunk: slice) -> torch.Tensor:
+        # The teacher's logits are made here, of its hidden states: kept for all tokens they would be [t, v].
         with torch.no_grad():
             target = (_precise(teacher.to_logits(teacher_hidden[chunk])) / temperature).softmax(-1)
         return -(target * (_precise(states.to_logits(hidden)) / temperature).log_softmax(-1)).sum()
@@ -87,6 +88,7 @@ class _ChunkedSum(torch.autograd.Function):
             if gradient is None:
                 total += loss(hidden[chunk], chunk)
                 continue
+            # A graph of one chunk only; it is gone before the next one is made, and with it all that is v wide.
             with torch.enable_grad():
                 part = hidden[chunk].detach().requires_grad_()
                 value = loss(part, chunk)
@@ -99,5 +101,5 @@ class _ChunkedSum(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
+        (gradient,) = ctx.saved_tensors  # of the sum: what stands behind it is one number
         return grad.to(gradient.dtype) * gradient, None, None

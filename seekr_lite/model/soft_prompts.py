@@ -59,7 +59,7 @@ class PromptSequence(SnapshotSequence):
         self._acting: dict[str, torch.Tensor] | None = None  # a snapshot; None: the student
         self._bare = False
         self._generating = False
-        self.model.read = self._vectors
+        self.model.vectors = self._vectors
 
     @property
     def student(self) -> dict[str, torch.nn.Parameter]:
@@ -181,7 +181,7 @@ Choose = Callable[[Batch], torch.Tensor]  # a batch -> which vectors go in front
 
 
 class PromptedModel(torch.nn.Module):
-    """A causal language model whose rows begin with the vectors that act: what `read` gives, or none.
+    """A causal language model whose rows begin with the vectors that act: what `vectors` gives, `[v, h]`, or none.
 
     `choose` says which of them go in front of which row; by default all of them, in order, in front of every one.
     Called or asked to generate, it adds them itself, and what it returns is without them.
@@ -190,7 +190,8 @@ class PromptedModel(torch.nn.Module):
     def __init__(self, causal: Any) -> None:
         super().__init__()
         self.causal = causal
-        self.read: Callable[[], torch.Tensor | None] = lambda: None
+        # Made anew each time, so that every backward pass has a graph of its own.
+        self.vectors: Callable[[], torch.Tensor | None] = lambda: None
         self.choose: Choose | None = None
         embeddings = causal.get_input_embeddings()
         self.first_id = int(embeddings.weight.shape[0])
@@ -206,11 +207,6 @@ class PromptedModel(torch.nn.Module):
     def config(self) -> Any:
         return self.causal.config
 
-    @property
-    def vectors(self) -> torch.Tensor | None:
-        """What acts: `[v, h]`; made anew each time, so that every backward pass has a graph of its own."""
-        return self.read()
-
     def token_embeddings(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings of real tokens, without gradients: `[..., h]`."""
         with torch.no_grad():
@@ -221,10 +217,15 @@ class PromptedModel(torch.nn.Module):
 
     def with_prompt(self, batch: Batch) -> Batch:
         """The batch with virtual tokens between each row's padding and its first token."""
-        if self.vectors is None:
+        vectors = self.vectors()
+        if vectors is None:
             return batch
         rows, tokens = batch.input_ids.shape
-        ids = self._chosen(batch) + self.first_id  # [r, p]
+        if self.choose is None:
+            chosen = torch.arange(len(vectors), device=batch.input_ids.device).expand(rows, -1)
+        else:
+            chosen = self.choose(batch)
+        ids = chosen + self.first_id  # [r, p]
         count, device = ids.shape[1], ids.device
         # A row's own tokens move right by p, its padding stays; in between the virtual ones.
         columns = torch.arange(tokens, device=device).expand(rows, tokens)
@@ -245,21 +246,15 @@ class PromptedModel(torch.nn.Module):
 
     def rows_with_prompt(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
         """`with_prompt` for rows that are no batch yet."""
-        if self.vectors is None or not rows:
+        vectors = self.vectors()
+        if vectors is None or not rows:
             return list(rows)
         if self.choose is None:
-            front = [tuple(range(self.first_id, self.first_id + len(self.vectors)))] * len(rows)
+            front = [tuple(range(self.first_id, self.first_id + len(vectors)))] * len(rows)
         else:
-            batches = (collate([row], 0).to(self.vectors.device) for row in rows)
+            batches = (collate([row], 0).to(vectors.device) for row in rows)
             front = [tuple((self.choose(batch)[0] + self.first_id).tolist()) for batch in batches]
         return [replace(row, input_ids=(*ids, *row.input_ids)) for ids, row in zip(front, rows, strict=True)]
-
-    def _chosen(self, batch: Batch) -> torch.Tensor:
-        if self.choose is not None:
-            return self.choose(batch)
-        vectors = self.read()
-        assert vectors is not None, "rows get a prompt where there is one"
-        return torch.arange(len(vectors), device=batch.input_ids.device).expand(len(batch.input_ids), -1)
 
     # ------------------------------------------------------------------ used as any other model
 
@@ -287,13 +282,13 @@ class PromptedModel(torch.nn.Module):
         """Virtual ids are none that the embedding layer knows."""
         (ids,) = inputs
         self._virtual = None
-        if self.read() is None:
+        if self.vectors() is None:
             return None
         self._virtual = ids - self.first_id
         return (torch.where(self._virtual >= 0, 0, ids),)
 
     def _after(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        vectors = self.read()
+        vectors = self.vectors()
         if self._virtual is None or vectors is None:
             return None
         found = vectors.to(output.dtype)[self._virtual.clamp(min=0)]

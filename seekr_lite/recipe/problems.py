@@ -143,7 +143,7 @@ class Problem:
 
 
 def check_keys_together(values: Mapping[str, Any]) -> list[Problem]:
-    """Every problem between keys; a value of a wrong type is passed over, since it is told elsewhere."""
+    """Every problem between keys; a value of a wrong type is passed over: pydantic says so."""
     return [
         *_check_texts(values),
         *_check_data(_table(values, "data")),

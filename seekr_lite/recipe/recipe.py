@@ -1,7 +1,7 @@
 """What to run: a recipe, typed and validated, from TOML with overrides.
 
 Every key of a recipe is a field of a section below. All errors of a recipe are collected and shown at once, each
-with file, line, key, what is allowed and the nearest right spelling (`recipe_errors.py`).
+with file, line, key, what is allowed and the nearest right spelling (`problems.py`).
 """
 
 from __future__ import annotations
