@@ -13,6 +13,8 @@ from seekr_lite.common.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.tools.report.tables import rich_table
 
+pytestmark = pytest.mark.core
+
 FULL = Scoreboard(
     tasks=("a", "b", "c"),
     metrics={"a": "accuracy", "b": "rouge_l", "c": "sari"},
