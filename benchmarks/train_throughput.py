@@ -132,7 +132,7 @@ def all_logits() -> Iterator[None]:
         kept = answer_states.answer_span(batch) + 1
         return AnswerStates(logits[:, logits.shape[1] - kept :], lambda made: made)
 
-    with patch("seekr_lite.methods.method.answer_states", states):
+    with patch("seekr_lite.model.losses.answer_states", states):
         yield
 
 
