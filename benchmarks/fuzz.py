@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import FrameType
 
@@ -91,15 +93,15 @@ def time_limit(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def fuzz(wanted: int, seed: int, case: Callable[[random.Random, str], tuple[str, Callable[[], None]]]) -> Outcome:
-    """Goes on until so many cases were refused. `case` makes one: its name, and what uses it."""
+def fuzz(wanted: int, seed: int, spoil: Callable[[random.Random], object], use: Callable[[], None]) -> Outcome:
+    """Spoils something and uses it, until so many cases were refused."""
     outcome = Outcome()
     started = time.perf_counter()
     for number in range(MOST_CASES * wanted):
         if outcome.refused >= wanted:
             break
-        name, use = case(random.Random(f"{seed} {number}"), f"seed {seed}, case {number}")
-        judge(outcome, name, use)
+        spoil(random.Random(f"{seed} {number}"))
+        judge(outcome, f"seed {seed}, case {number}", use)
     outcome.seconds = round(time.perf_counter() - started, 1)
     return outcome
 
@@ -109,12 +111,7 @@ def fuzz(wanted: int, seed: int, case: Callable[[random.Random, str], tuple[str,
 
 def fuzz_recipes(wanted: int, seed: int, folder: Path) -> Outcome:
     path = folder / "recipe.toml"
-
-    def case(rng: random.Random, name: str) -> tuple[str, Callable[[], None]]:
-        path.write_bytes(bad_recipe(rng))
-        return f"recipe, {name}", lambda: use_recipe(path)
-
-    return fuzz(wanted, seed, case)
+    return fuzz(wanted, seed, lambda rng: path.write_bytes(bad_recipe(rng)), lambda: use_recipe(path))
 
 
 def use_recipe(path: Path) -> None:
@@ -126,12 +123,7 @@ def use_recipe(path: Path) -> None:
 
 def fuzz_data(layout: DataLayout, wanted: int, seed: int, folder: Path) -> Outcome:
     root = folder / layout.name
-
-    def case(rng: random.Random, name: str) -> tuple[str, Callable[[], None]]:
-        bad_data(rng, layout, root)
-        return f"{layout.name}, {name}", lambda: use_data(layout, root)
-
-    return fuzz(wanted, seed, case)
+    return fuzz(wanted, seed, lambda rng: bad_data(rng, layout, root), lambda: use_data(layout, root))
 
 
 def use_data(layout: DataLayout, root: Path) -> None:
@@ -143,13 +135,11 @@ def fuzz_runs(wanted: int, seed: int, folder: Path) -> Outcome:
     good, bad = finished_run(folder / "good"), folder / "bad"
     use_run(good)
 
-    def case(rng: random.Random, name: str) -> tuple[str, Callable[[], None]]:
+    def spoil(rng: random.Random) -> None:
         shutil.rmtree(bad, ignore_errors=True)
-        shutil.copytree(good, bad)
-        bad_run(rng, bad)
-        return f"run folder, {name}", lambda: use_run(bad)
+        bad_run(rng, shutil.copytree(good, bad))
 
-    return fuzz(wanted, seed, case)
+    return fuzz(wanted, seed, spoil, lambda: use_run(bad))
 
 
 def use_run(path: Path) -> None:
@@ -196,41 +186,46 @@ def command(arguments: list[str], cwd: Path) -> list[str]:
     return wrong + ([] if left == before else [f"files are left: {set(left) - set(before)}"])
 
 
-def fuzz_commands(wanted: int, seed: int, folder: Path) -> tuple[Outcome, Outcome]:
+def fuzz_commands(wanted: int, seed: int, folder: Path) -> dict[str, Outcome]:
     """`run` with bad recipes, `data check` with bad data; of those that are refused in process."""
-    runs: list[tuple[str, list[str], Path]] = []
-    checks: list[tuple[str, list[str], Path]] = []
-    number = 0
-    while len(runs) < wanted or len(checks) < wanted:
-        number += 1
-        rng, name = random.Random(f"{seed} command {number}"), f"seed {seed}, command {number}"
-        place = folder / str(number)
-        place.mkdir(parents=True)
+
+    def spoil_recipe(rng: random.Random, number: int, place: Path) -> Callable[[], None]:
+        (place / "recipe.toml").write_bytes(bad_recipe(rng))
+        return lambda: use_recipe(place / "recipe.toml")
+
+    def spoil_data(rng: random.Random, number: int, place: Path) -> Callable[[], None]:
         layout = DATA_LAYOUTS[number % len(DATA_LAYOUTS)]
-        recipe = place / "recipe.toml"
-        if len(runs) < wanted:
-            recipe.write_bytes(bad_recipe(rng))
-            if judge(Outcome(), name, lambda recipe=recipe: use_recipe(recipe)):  # type: ignore[misc]
-                runs.append((f"run, {name}", ["run", "recipe.toml", "-o", "out"], place))
-                continue
+        text = f'[base]\nmodel = "tiny"\n[data]\nformat = "{layout.format}"\npath = "data"'
+        (place / "recipe.toml").write_text(f'{text}\ntasks = ["{layout.task}"]\n')
         bad_data(rng, layout, place / "data")
-        refused = judge(Outcome(), name, lambda at=place, of=layout: use_data(of, at / "data"))  # type: ignore[misc]
-        if refused and len(checks) < wanted:
-            text = f'[base]\nmodel = "tiny"\n[data]\nformat = "{layout.format}"\npath = "data"'
-            recipe.write_text(f'{text}\ntasks = ["{layout.task}"]\n')
-            checks.append((f"data check, {name}", ["data", "check", "recipe.toml"], place))
-        else:
-            shutil.rmtree(place)
-    return _all_refused(runs), _all_refused(checks)
+        return lambda: use_data(layout, place / "data")
+
+    kinds = {
+        "run": (spoil_recipe, ["run", "recipe.toml", "-o", "out"]),
+        "data check": (spoil_data, ["data", "check", "recipe.toml"]),
+    }
+    found = {}
+    for kind, (spoil, arguments) in kinds.items():
+        places: list[Path] = []
+        for number in count():
+            if len(places) == wanted:
+                break
+            place = folder / kind / str(number)
+            place.mkdir(parents=True)
+            use = spoil(random.Random(f"{seed} {kind} {number}"), number, place)
+            if judge(Outcome(), "", use):
+                places.append(place)
+        found[f"command: {kind}"] = all_refused(arguments, places, seed)
+    return found
 
 
-def _all_refused(cases: list[tuple[str, list[str], Path]]) -> Outcome:
+def all_refused(arguments: list[str], places: list[Path], seed: int) -> Outcome:
     outcome = Outcome()
     started = time.perf_counter()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for (name, _, _), wrong in zip(cases, pool.map(lambda case: command(case[1], case[2]), cases), strict=True):
+        for place, wrong in zip(places, pool.map(partial(command, arguments), places), strict=True):
             outcome.refused += not wrong
-            outcome.failed += [f"{name}: {one}" for one in wrong]
+            outcome.failed += [f"seed {seed}, case {place.name}: {one}" for one in wrong]
     outcome.seconds = round(time.perf_counter() - started, 1)
     return outcome
 
@@ -239,15 +234,14 @@ def _all_refused(cases: list[tuple[str, list[str], Path]]) -> Outcome:
 
 
 def fuzz_all(recipes: int, data: int, commands: int, seed: int, folder: Path) -> dict[str, Outcome]:
-    """Everything, by kind. `data` is shared out among the formats and the run folder."""
+    """Outcomes by kind. `data` is shared out among the formats and the run folder."""
     kinds = len(DATA_LAYOUTS) + 1
     shares = [data // kinds + (index < data % kinds) for index in range(kinds)]
     found = {"recipes": fuzz_recipes(recipes, seed, folder)}
     for layout, share in zip(DATA_LAYOUTS, shares, strict=False):
         found[f"data: {layout.name}"] = fuzz_data(layout, share, seed, folder)
     found["data: run folder"] = fuzz_runs(shares[-1], seed, folder)
-    found["command: run"], found["command: data check"] = fuzz_commands(commands, seed, folder / "commands")
-    return found
+    return found | fuzz_commands(commands, seed, folder / "commands")
 
 
 def main() -> int:

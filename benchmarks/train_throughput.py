@@ -25,26 +25,29 @@ padding moves where sums are rounded.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python sees this folder only
 
-from benchmarks.harness import ROOT, benchmark_parser, publish
+from benchmarks.harness import QUICKSTART, ROOT, benchmark_parser, publish
 from seekr_lite.common.memory import free_memory
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Task
+from seekr_lite.data.trace import TRACE_EXTRACTIONS
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.model import answer_states
 from seekr_lite.model.answer_states import AnswerStates
@@ -57,7 +60,6 @@ from seekr_lite.tools.plan.measure import random_base
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
 
-TRACE_TASKS = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
 LIMITS: dict[str, Any] = {  # the paper's
     "max_prompt_tokens": 1024,
     "max_answer_tokens": 512,
@@ -65,28 +67,7 @@ LIMITS: dict[str, Any] = {  # the paper's
     "validation_rows": 0,
 }
 PADDING_FREE = "ordinary, padding-free"
-LEVERS = (
-    "ours, output layer on all positions",
-    "ours, micro-batches as rows come",
-    "ours, adapter applied in its own dtype",
-)
 MICRO_ROWS = 4  # of the ordinary way; ours has room for as many tokens as so many of the longest rows
-
-
-@dataclass(frozen=True)
-class Way:
-    """What is measured, and how it came out. cpu_seconds: of all threads.
-
-    speedup: over the ordinary way. gain: of the lever that is taken away. Both over the same repeats.
-    """
-
-    name: str
-    seconds: list[float]
-    cpu_seconds: list[float]
-    rows_per_second: float
-    speedup: float
-    cpu_speedup: float
-    gain: float | None
 
 
 # ---------------------------------------------------------------------- ours
@@ -112,8 +93,7 @@ class Training:
         return Base(base.model, tokenizer, self.shape)
 
 
-@dataclass(frozen=True)
-class Times:
+class Times(NamedTuple):
     """Seconds on the clock, once a GPU has done what it was given, and seconds of CPU time of all threads."""
 
     clock: float
@@ -152,7 +132,7 @@ def all_logits() -> Iterator[None]:
         kept = answer_states.answer_span(batch) + 1
         return AnswerStates(logits[:, logits.shape[1] - kept :], lambda made: made)
 
-    with patch("seekr_lite.methods.method.answer_states", states):
+    with patch("seekr_lite.model.losses.answer_states", states):
         yield
 
 
@@ -175,7 +155,11 @@ def adapters_as_peft_makes_them() -> Iterator[None]:
         yield
 
 
-LEVERS_AWAY = all_logits, rows_as_they_come, adapters_as_peft_makes_them
+LEVERS: dict[str, Callable[[], AbstractContextManager[None]]] = {  # ours without one lever each
+    "ours, output layer on all positions": all_logits,
+    "ours, micro-batches as rows come": rows_as_they_come,
+    "ours, adapter applied in its own dtype": adapters_as_peft_makes_them,
+}
 
 
 # ---------------------------------------------------------------------- the ordinary way
@@ -288,12 +272,9 @@ def loss_of(trainer: Any, batch: Any, tokens: int) -> torch.Tensor:
 
 
 def ways(training: Training, levers: bool, padding_free: bool) -> dict[str, Callable[[], Times]]:
-    def without(lever: Callable[[], Any]) -> Callable[[], Times]:
-        def train() -> Times:
-            with lever():
-                return train_ours(training)
-
-        return train
+    def without(lever: Callable[[], AbstractContextManager[None]]) -> Times:
+        with lever():
+            return train_ours(training)
 
     found: dict[str, Callable[[], Times]] = {
         "ours": lambda: train_ours(training),
@@ -303,16 +284,15 @@ def ways(training: Training, levers: bool, padding_free: bool) -> dict[str, Call
     if padding_free:
         found[PADDING_FREE] = lambda: train_ordinary(training, "sequential", padding_free=True)
     if levers:
-        found |= {name: without(lever) for name, lever in zip(LEVERS, LEVERS_AWAY, strict=True)}
+        found |= {name: partial(without, lever) for name, lever in LEVERS.items()}
     return found
 
 
 def measure(training: Training, repeats: int, levers: bool, padding_free: bool) -> dict[str, Any]:
     recipe, tasks = training.recipe, training.tasks
-    rows = sum(len(task.train) for task in tasks)
-    times: dict[str, list[Times]] = {}
     exact = recipe.with_(base={"dtype": "float32"})
     losses = {"float32": first_losses(replace(training, recipe=exact)), "as trained": first_losses(training)}
+    times: dict[str, list[Times]] = {}
     for repeat in range(repeats):
         for name, train in ways(training, levers, padding_free).items():
             if repeat and name in (PADDING_FREE, *LEVERS):
@@ -321,8 +301,6 @@ def measure(training: Training, repeats: int, levers: bool, padding_free: bool) 
             free_memory()
             last = times[name][-1]
             print(f"{name}: {last.clock:.1f} s, {last.cpu:.1f} s of CPU time", file=sys.stderr)
-    clock = {name: [one.clock for one in them] for name, them in times.items()}
-    cpu = {name: [one.cpu for one in them] for name, them in times.items()}
     return {
         "rows": {task.name: len(task.train) for task in tasks},
         "batch_size": recipe.train.batch_size,
@@ -332,7 +310,7 @@ def measure(training: Training, repeats: int, levers: bool, padding_free: bool) 
         "dtype": recipe.base.dtype,
         "shape": training.shape or Path(recipe.base.model).name,
         "adapter": recipe.adapter.model_dump(),
-        "ways": [asdict(way) for way in compared(clock, cpu, rows)],
+        "ways": compared(times, sum(len(task.train) for task in tasks)),
         "first_losses_ordinary_and_ours": losses,
         "largest_difference_of_a_first_loss": {
             dtype: max(abs(one - other) / abs(one) for one, other in of.values()) for dtype, of in losses.items()
@@ -340,49 +318,45 @@ def measure(training: Training, repeats: int, levers: bool, padding_free: bool) 
     }
 
 
-def compared(clock: dict[str, list[float]], cpu: dict[str, list[float]], rows: int) -> list[Way]:
-    """By way the seconds of each repeat; one that was run in the first repeats only is compared with those alone."""
-    found = []
-    for name, seconds in clock.items():
-        same = slice(len(seconds))
-        found.append(
-            Way(
-                name=name,
-                seconds=seconds,
-                cpu_seconds=cpu[name],
-                rows_per_second=rows / median(seconds),
-                speedup=median(clock["ordinary"][same]) / median(seconds),
-                cpu_speedup=median(cpu["ordinary"][same]) / median(cpu[name]),
-                gain=median(seconds) / median(clock["ours"][same]) if name in LEVERS else None,
-            )
+def compared(times: dict[str, list[Times]], rows: int) -> list[dict[str, Any]]:
+    """speedup: over the ordinary way. gain: of the lever that is taken away. Both over the same repeats: a way that was
+    run in the first repeats only is compared with those alone."""
+    clock = {name: [one.clock for one in them] for name, them in times.items()}
+    cpu = {name: [one.cpu for one in them] for name, them in times.items()}
+    return [
+        {
+            "name": name,
+            "seconds": seconds,
+            "cpu_seconds": cpu[name],
+            "rows_per_second": rows / median(seconds),
+            "speedup": median(clock["ordinary"][: len(seconds)]) / median(seconds),
+            "cpu_speedup": median(cpu["ordinary"][: len(seconds)]) / median(cpu[name]),
+            "gain": median(seconds) / median(clock["ours"][: len(seconds)]) if name in LEVERS else None,
+        }
+        for name, seconds in clock.items()
+    ]
+
+
+def recipe_for(options: argparse.Namespace) -> Recipe:
+    """The toy tasks on the built-in base, or TRACE with the paper's limits, trained as all ways train."""
+    if options.quick:
+        recipe, longest = Recipe.from_toml(QUICKSTART), 32
+    else:
+        recipe = Recipe.from_toml(ROOT / "recipes" / "smollm2-trace.toml").with_(
+            base={"model": options.model}, data={"path": options.data, "tasks": tuple(TRACE_EXTRACTIONS), **LIMITS}
         )
-    return found
-
-
-def real_recipe(model: str, data: str, batch_size: int, checkpointing: bool) -> Recipe:
-    recipe = Recipe.from_toml(ROOT / "recipes" / "smollm2-trace.toml")
-    return recipe.with_(
-        base={"model": model},
-        data={"path": data, "tasks": TRACE_TASKS, **LIMITS},
-        train=training(batch_size, checkpointing, longest=LIMITS["max_prompt_tokens"] + LIMITS["max_answer_tokens"]),
-        method={"name": "sequential"},
-    )
-
-
-def quick_recipe() -> Recipe:
-    recipe = Recipe.from_toml(ROOT / "recipes" / "quickstart.toml")
-    return recipe.with_(train=training(8, False, longest=32), method={"name": "sequential"})
-
-
-def training(batch_size: int, checkpointing: bool, longest: int) -> dict[str, Any]:
-    return {
+        longest = LIMITS["max_prompt_tokens"] + LIMITS["max_answer_tokens"]
+    train: dict[str, Any] = {
         "epochs": 1,
-        "batch_size": batch_size,
+        "batch_size": 8 if options.quick else options.batch_size,
         "micro_batch_tokens": MICRO_ROWS * longest,
-        "checkpointing": checkpointing,
+        "checkpointing": options.checkpointing and not options.quick,
         "schedule": "constant",
         "warmup": 0.0,
     }
+    if options.shape:  # nothing is to be learned on random weights, but they could run away
+        train["learning_rate"] = 1e-5
+    return recipe.with_(train=train, method={"name": "sequential"})
 
 
 def share_of(task: Task, share: float, batch_size: int) -> Task:
@@ -404,13 +378,7 @@ def main() -> None:
     parser.add_argument("--no-padding-free", action="store_true", help="skip the padding-free way, slow on a CPU")
     parser.add_argument("--quick", action="store_true", help="the built-in base and toy tasks")
     options = parser.parse_args()
-    recipe = (
-        quick_recipe()
-        if options.quick
-        else real_recipe(options.model, options.data, options.batch_size, options.checkpointing)
-    )
-    if options.shape:  # nothing is to be learned on random weights, but they could run away
-        recipe = recipe.with_(train={"learning_rate": 1e-5})
+    recipe = recipe_for(options)
     share = 0.08 if options.quick else options.share
     tasks = [share_of(task, share, recipe.train.batch_size) for task in gather_tasks(recipe, None, ())]
     training = Training(recipe, tasks, options.shape)

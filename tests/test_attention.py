@@ -19,6 +19,8 @@ from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.recipe.recipe import MethodSettings
 
+pytestmark = pytest.mark.core
+
 PAIRS, TOKENS, SIZE = 3, 7, 2
 PADDING = torch.tensor([0, 2, 3])
 WINDOWS = [None, 3]

@@ -72,6 +72,7 @@ def test_the_recipe_that_is_not_there(tmp_path: Path) -> None:
     assert "none.toml" in done.stderr
 
 
+@pytest.mark.core
 def test_run_prints_scores_as_json(tmp_path: Path) -> None:
     small = ("--set", 'data.tasks=["shade"]', "--set", "data.train_limit=16", "--set", "data.test_limit=4")
     done = seekr_lite("run", str(QUICKSTART), "-o", "out", *small, "--set", "train.epochs=1", "--json", cwd=tmp_path)

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 import seekr_lite as sl
 from seekr_lite.cli.app import app
 
+pytestmark = pytest.mark.core
+
 ROOT = Path(__file__).parents[1]
 NO_RESULT = {("recipes", "show"), ("recipes", "new")}  # they print or write a file
 MEANINGS = {  # option -> the short form it goes with, wherever it is

@@ -76,6 +76,7 @@ def test_what_is_not_run_stands_in_a_document() -> None:
     assert [line for line in (*NOT_RUN, *LONG) if line not in LINES] == []
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("line", LINES)
 def test_a_command_parses(line: str) -> None:
     for words in programs(line):

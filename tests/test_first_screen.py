@@ -1,4 +1,4 @@
-"""The README's first screen, literally: each of its two blocks sets up a fresh clone, and does what it says."""
+"""The README's first screen, literally: each of its two blocks sets up a fresh clone by itself and works."""
 
 from __future__ import annotations
 

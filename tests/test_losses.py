@@ -14,6 +14,8 @@ from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span, answer_states
 from seekr_lite.model.losses import chunked_sum, cross_entropy_sum, soft_cross_entropy_sum
 
+pytestmark = pytest.mark.core
+
 BATCH = collate([EncodedExample(tuple(range(3, 12)), 4), EncodedExample((5, 20, 8, 17, 30), 2)], pad_token_id=0)
 UNPADDED = collate([EncodedExample(tuple(range(3, 12)), 4)], pad_token_id=0)
 SPAN = answer_span(BATCH)

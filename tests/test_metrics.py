@@ -10,6 +10,8 @@ from seekr_lite.data.superni import superni_metric
 from seekr_lite.data.trace import trace_metric
 from seekr_lite.evaluation.metrics import METRICS, mean_score, tokens_13a
 
+pytestmark = pytest.mark.core
+
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=5), min_size=1, max_size=8).map(" ".join)
 PIECES = st.lists(st.sampled_from(["a", "b", "c", "d", ".", " . ", " ", "\n", "<STR_LIT:", ">", "5,"])).map("".join)
 TEXTS = st.text(max_size=40) | PIECES

@@ -18,6 +18,8 @@ from seekr_lite.data.task import Example, Task
 from seekr_lite.data.toy import TOY_TASKS
 from seekr_lite.recipe.recipe import DataSettings
 
+pytestmark = pytest.mark.core
+
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_real_data = pytest.mark.skipif(
     not REAL_DATA.is_dir(), reason="the real TRACE and SuperNI data is not beside this checkout"

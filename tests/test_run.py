@@ -124,7 +124,7 @@ def test_full_rounds_know_forward_transfer(small_recipe: MakeRecipe) -> None:
     assert (run.path / "predictions" / "base" / "shade.jsonl").is_file()
 
 
-@pytest.mark.parametrize("growth", ["continue", "stack"])
+@pytest.mark.parametrize("growth", [pytest.param("continue", marks=pytest.mark.core), "stack"])
 def test_plain_peft_reproduces_the_predictions(growth: str, small_recipe: MakeRecipe) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

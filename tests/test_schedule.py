@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from seekr_lite.methods.memory import choose_samples
 from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
 
+pytestmark = pytest.mark.core
+
 SIZES = {
     "rows": st.integers(1, 60),
     "batch": st.integers(1, 20),

@@ -12,6 +12,8 @@ import pytest
 from seekr_lite.common.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard, scoreboard
 
+pytestmark = pytest.mark.core
+
 FULL = Scoreboard(
     tasks=("a", "b", "c"),
     metrics={"a": "accuracy", "b": "rouge_l", "c": "sari"},

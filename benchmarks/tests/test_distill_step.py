@@ -85,6 +85,7 @@ def test_the_rival_has_the_official_losses_and_gradients(folder: Path, checkpoin
         assert abs(float(gradient @ direction) - projection) <= max(1e-4 * abs(projection), cancelled), name
 
 
+@pytest.mark.core
 def test_ours_and_the_rival_are_the_same_loss_and_gradients() -> None:
     shape = dataclasses.replace(QUICK, dtype="float32")
     method = build_method(build_base(shape, torch.device("cpu"), four_bit=False), shape)

@@ -34,7 +34,7 @@ def test_bad_run_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_bad_recipes_and_data_are_refused_by_the_commands(tmp_path: Path) -> None:
-    for outcome in fuzz_commands(2, 7, tmp_path):
+    for outcome in fuzz_commands(2, 7, tmp_path).values():
         refused_alone(outcome, 2)
 
 
