@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.evaluate import check_metrics
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.folder import RunFolder
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.folder import RunFolder
 
 
 def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]) -> list[Task]:

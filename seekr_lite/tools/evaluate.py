@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.progress import Listener
+from seekr_lite.data.readers import READERS
 from seekr_lite.data.task import Task
+from seekr_lite.evaluation.evaluate import evaluate_task
 from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
+from seekr_lite.runs.checks import check_against_base
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.stages import Stage, find_stages, find_tasks, known_metrics, known_result, model_name
+from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.tools.models import RunModels
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
-
 
 # How rows become tokens: another data set is read as the run's own was, unless it is said otherwise.
 KEPT = ("max_prompt_tokens", "max_answer_tokens", "chat_template")
@@ -87,8 +88,6 @@ def evaluate_run(
 def _test(
     models: RunModels, stage: Stage, task: Task, recipe: Recipe, listener: Listener
 ) -> tuple[float, float | None]:
-    from seekr_lite.evaluation.evaluate import evaluate_task
-
     what = "the bare base" if stage is None else f"after {model_name(models.folder, stage)}"
     with models.acting(stage) as model, listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance:
         result = evaluate_task(model, models.tokenizer, task, recipe, advance)
@@ -96,9 +95,6 @@ def _test(
 
 
 def _read(recipe: Recipe, names: Sequence[str], folder: RunFolder | None) -> dict[str, Task]:
-    from seekr_lite.runs.checks import check_against_base
-    from seekr_lite.runs.tasks import gather_tasks
-
     if not names:
         return {}
     check_against_base(recipe)
@@ -108,8 +104,6 @@ def _read(recipe: Recipe, names: Sequence[str], folder: RunFolder | None) -> dic
 
 def _with_data(recipe: Recipe, data: str, tasks: Sequence[str], overrides: Sequence[str]) -> Recipe:
     """The run's recipe with another data set in place of its own."""
-    from seekr_lite.data.readers import READERS
-
     form, _, path = data.partition(":")
     if form not in READERS:
         raise UserError(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError, nearest, shown
 from seekr_lite.common.files import user_path
@@ -22,11 +22,9 @@ from seekr_lite.common.packages import load_extra
 from seekr_lite.common.progress import Listener
 from seekr_lite.data.huggingface import SAFE_BUILDERS
 from seekr_lite.data.rows import read_text
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.stages import find_stages, model_name
 from seekr_lite.tools.models import RunModels
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 SEED = 1234  # the harness's own, for examples in prompts and for sampled answers
 WINDOW = 1024  # tokens of a row, where the model reads more: how many rows go at once follows from that
