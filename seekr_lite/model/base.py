@@ -6,6 +6,7 @@ Weights come from safetensors only and code never comes from a model folder. Not
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,17 +46,8 @@ def resolve_model(name: str) -> str:
     """The folder of the built-in base for "tiny", an absolute folder where there is one, else the hub id."""
     if name == TINY:
         return str(Path(__file__).parent / "tiny")
-    folder = _folder(name)
-    return name if folder is None else str(folder.resolve())
-
-
-def _folder(name: str) -> Path | None:
-    """The folder of that name, if there is one."""
-    try:
-        folder = user_path(name)
-        return folder if folder.is_dir() else None
-    except OSError:  # no folder has such a name
-        return None
+    folder = user_path(name)
+    return str(folder.resolve()) if os.path.isdir(folder) else name
 
 
 def load_config(settings: BaseSettings) -> Any:
@@ -240,7 +232,7 @@ def _explain(model: str, error: BaseException) -> str:
         step = step.__cause__ or step.__context__
     names = {type(item).__name__ for item in chain}
     text = " ".join(str(item) for item in chain)
-    is_folder = _folder(model) is not None
+    is_folder = os.path.isdir(user_path(model))
     if "GatedRepoError" in names or "gated repo" in text:
         return (
             "this model is gated. Ask for access on its page at huggingface.co, then log in with `hf auth login`; "

@@ -31,11 +31,9 @@ def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]
             f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: '
             "run(recipe, tasks=[...])"
         )
-    ordered: dict[str, Task] = {}
-    if missing:
-        read = load_tasks(recipe.data.model_copy(update={"tasks": missing}))
-        ordered = dict(zip(missing, read, strict=True))
-    sequence = [found.get(name) or ordered[name] for name in recipe.data.tasks]
+    read = load_tasks(recipe.data.model_copy(update={"tasks": missing})) if missing else []
+    found |= {task.name: task for task in read}
+    sequence = [found[name] for name in recipe.data.tasks]
     if not sequence:
         raise UserError("data.tasks: name at least one task")
     check_metrics(sequence)

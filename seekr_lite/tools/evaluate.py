@@ -70,7 +70,11 @@ def evaluate_run(
         recipe = _with_data(folder.recipe(), data, tasks, overrides)
         names, known = list(recipe.data.tasks), {}
     missing = [name for name in names if any(known.get((stage, name)) is None for stage in stages)]
-    read = _read(recipe, missing, folder if data is None else None)
+    read: dict[str, Task] = {}
+    if missing:
+        check_against_base(recipe)
+        wanted = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tasks": tuple(missing)})})
+        read = {task.name: task for task in gather_tasks(wanted, folder if data is None else None, ())}
     models, metrics = RunModels(folder), known_metrics(folder)
     found = []
     for stage in stages:
@@ -92,14 +96,6 @@ def _test(
     with models.acting(stage) as model, listener.phase(f"testing {task.name} ({what})", len(task.test)) as advance:
         result = evaluate_task(model, models.tokenizer, task, recipe, advance)
     return result.score, result.nll
-
-
-def _read(recipe: Recipe, names: Sequence[str], folder: RunFolder | None) -> dict[str, Task]:
-    if not names:
-        return {}
-    check_against_base(recipe)
-    wanted = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tasks": tuple(names)})})
-    return {task.name: task for task in gather_tasks(wanted, folder, ())}
 
 
 def _with_data(recipe: Recipe, data: str, tasks: Sequence[str], overrides: Sequence[str]) -> Recipe:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from seekr_lite.common.errors import UserError, nearest, shown
 from seekr_lite.common.files import user_path
 from seekr_lite.common.packages import load_extra
@@ -89,7 +91,8 @@ def harness_scores(
             with models.acting(stage) as model, listener.phase(f"lm-eval ({name})", len(loaded)) as advance:
                 wrapped = _wrap(model, models.tokenizer, folder.recipe().evaluate.batch_tokens)
                 for task, objects in loaded.items():
-                    with _told(task, refused), _seeded(SEED):
+                    with _told(task, refused), torch.random.fork_rng():
+                        torch.manual_seed(SEED)
                         results = harness.evaluate(wrapped, objects, limit=limit, log_samples=False)
                     found += _scores(name, results)
                     advance(1)
@@ -249,16 +252,6 @@ def _guarded() -> Iterator[list[str]]:
             sys.modules["evaluate"] = before[0]
         utils.env = own
         logger.setLevel(before[1])
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Inside the block torch draws from this seed; afterwards as if nothing had been drawn."""
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager
