@@ -1,4 +1,4 @@
-"""The sequence of soft prompts on one frozen base: `adapters.py` for vectors in front of the rows in place of LoRA.
+"""The sequence of soft prompts on one frozen base: `lora.py` for vectors in front of the rows in place of LoRA.
 
 A prompt that goes on from task to task (`l2p`, `lfpt5`) is one set of vectors. A progressive one (`pp`) starts afresh
 with each task, in front of the frozen ones of all tasks before. A snapshot is a prompt-tuning adapter of PEFT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _send(planned: Push) -> Push:
             api.create_repo(planned.to, private=planned.private)
         files = [CommitOperationAdd(name, content) for name, content in planned.contents.items()]
         commit = api.create_commit(planned.to, files, commit_message=f"The adapter after {planned.after}")
-    return Push(**{**vars(planned), "url": str(commit.commit_url)})
+    return replace(planned, url=str(commit.commit_url))
 
 
 def _check_place(planned: Push, there: Any) -> None:
