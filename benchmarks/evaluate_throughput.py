@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python se
 from benchmarks.harness import benchmark_parser, in_turns, publish
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.data.readers import load_tasks
-from seekr_lite.data.trace import TRACE_EXTRACTIONS
+from seekr_lite.data.trace import TRACE_TASKS
 from seekr_lite.evaluation.generate import generate, transformers_answers
 from seekr_lite.evaluation.greedy import ALIGNED
 from seekr_lite.recipe.recipe import Recipe
@@ -138,7 +138,7 @@ def identical_share(first: list[str], second: list[str]) -> float:
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Joint training on few rows of every task; the limits and the test rows of the command line."""
     limits = {"max_prompt_tokens": options.prompt_tokens, "max_answer_tokens": options.answer_tokens}
-    data: dict[str, Any] = {"format": "trace", "path": options.data, "tasks": tuple(TRACE_EXTRACTIONS), **limits}
+    data: dict[str, Any] = {"format": "trace", "path": options.data, "tasks": tuple(TRACE_TASKS), **limits}
     base: dict[str, Any] = {"model": options.model, "dtype": options.dtype, "device": options.device}
     train: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 8, "checkpointing": False}
     batch_tokens = options.our_rows * (options.prompt_tokens + options.answer_tokens)

@@ -47,7 +47,7 @@ from seekr_lite.common.memory import free_memory
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Task
-from seekr_lite.data.trace import TRACE_EXTRACTIONS
+from seekr_lite.data.trace import TRACE_TASKS
 from seekr_lite.methods.method import StepTotals
 from seekr_lite.model import answer_states
 from seekr_lite.model.answer_states import AnswerStates
@@ -343,7 +343,7 @@ def recipe_for(options: argparse.Namespace) -> Recipe:
         recipe, longest = Recipe.from_toml(QUICKSTART), 32
     else:
         recipe = Recipe.from_toml(ROOT / "recipes" / "smollm2-trace.toml").with_(
-            base={"model": options.model}, data={"path": options.data, "tasks": tuple(TRACE_EXTRACTIONS), **LIMITS}
+            base={"model": options.model}, data={"path": options.data, "tasks": tuple(TRACE_TASKS), **LIMITS}
         )
         longest = LIMITS["max_prompt_tokens"] + LIMITS["max_answer_tokens"]
     train: dict[str, Any] = {

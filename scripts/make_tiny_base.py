@@ -19,11 +19,11 @@ import time
 from pathlib import Path
 
 import torch
+from pretraining_rows import pretraining_rows, vocabulary
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from seekr_lite.data.task import Example
-from seekr_lite.data.toy import pretraining_rows, vocabulary
 
 FOLDER = Path(__file__).resolve().parents[1] / "seekr_lite" / "model" / "tiny"
 SEED = 20240607

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import seekr_lite.model.tiny
 from seekr_lite.common.errors import UserError
-from seekr_lite.data.encoding import EncodedExample, encode_prompts, encode_rows
+from seekr_lite.data.encoding import EncodedExample, encode_prompts, encode_task_rows
 from seekr_lite.data.task import Example
+from seekr_lite.recipe.recipe import DataSettings
 
 TINY = AutoTokenizer.from_pretrained(Path(seekr_lite.model.tiny.__file__).parent)
 SMOLLM2_FOLDER = Path(__file__).parents[1] / "models" / "smollm2-135m-instruct"
@@ -49,9 +50,8 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def _encode(tokenizer: Any, prompt: str, answer: str, max_prompt: int = 100, max_answer: int = 100) -> Any:
-    (row,) = encode_rows(
-        tokenizer, [Example(prompt, answer)], max_prompt_tokens=max_prompt, max_answer_tokens=max_answer
-    )
+    data = DataSettings(format="python", max_prompt_tokens=max_prompt, max_answer_tokens=max_answer)
+    (row,) = encode_task_rows(tokenizer, [Example(prompt, answer)], data)
     return row
 
 
@@ -119,7 +119,7 @@ def test_the_end_token_that_a_tokenizer_adds_leaves_the_prompt() -> None:
 
 
 def test_nothing_encodes_to_nothing(tokenizer: Any) -> None:
-    assert encode_rows(tokenizer, [], max_prompt_tokens=4, max_answer_tokens=4) == []
+    assert encode_task_rows(tokenizer, [], DataSettings(format="python")) == []
     assert encode_prompts(tokenizer, [], max_prompt_tokens=4) == []
 
 

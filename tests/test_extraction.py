@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekr_lite.data.trace import TRACE_EXTRACTIONS, trace_extraction
+from seekr_lite.data.trace import TRACE_TASKS, trace_extraction
 from seekr_lite.evaluation.extraction import EXTRACTIONS
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
@@ -48,7 +48,7 @@ def test_training_rows_give_their_own_answers() -> None:
     folder = SHARED / "data" / "TRACE-Benchmark" / "LLM-CL-Benchmark_Reasoning"
     if not folder.is_dir():
         pytest.skip("../shared/data is not here")
-    for task, name in TRACE_EXTRACTIONS.items():
+    for task, (_, name) in TRACE_TASKS.items():
         for row in json.loads((folder / task / "train.json").read_text(encoding="utf-8")):
             got = EXTRACTIONS[name](row["answer"])
             assert got.strip(), task

@@ -300,7 +300,7 @@ def test_a_likelihood_that_is_no_number_is_left_out_and_said(tmp_path: Path, mon
         return torch.tensor(float("nan"))
 
     heard = Heard()
-    monkeypatch.setattr("seekr_lite.model.losses.answer_cross_entropy_sum", overflows)
+    monkeypatch.setattr("seekr_lite.evaluation.generate.answer_cross_entropy_sum", overflows)
     run = sl.run(faulty_recipe(tmp_path / "run"), listener=heard)
     assert run.scores.nll is None
     assert any("the NLL of its held-out rows is not finite" in line for line in heard.lines)

@@ -59,7 +59,7 @@ def files(run: sl.Run) -> dict[Path, bytes]:
 
 
 def test_what_the_run_has_tested_is_read_and_no_base_is_loaded(run: sl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seekr_lite.model.base.load_base", lambda settings: pytest.fail("the base was loaded"))
+    monkeypatch.setattr("seekr_lite.tools.models.load_base", lambda settings: pytest.fail("the base was loaded"))
     scores = run.scores
     found = run.evaluate()
     assert [(one.model, one.task, one.score, one.nll) for one in found] == [
@@ -184,7 +184,7 @@ def test_a_text_is_not_measured_twice(own_run: sl.Run, tmp_path: Path, monkeypat
     second = own_run.general_likelihood(tmp_path / "again.txt")
     assert [one.from_run for one in (*first, *second)] == [False, False, True, False]
     assert second[1].nll == first[0].nll
-    monkeypatch.setattr("seekr_lite.model.base.load_base", lambda settings: pytest.fail("the base was loaded"))
+    monkeypatch.setattr("seekr_lite.tools.models.load_base", lambda settings: pytest.fail("the base was loaded"))
     third = own_run.general_likelihood(tmp_path / "text.txt")
     assert [(one.model, one.nll) for one in third] == [(one.model, one.nll) for one in second]
 

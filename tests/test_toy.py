@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 import seekr_lite.model.tiny
+from scripts.pretraining_rows import pretraining_rows, vocabulary
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.task import Example
-from seekr_lite.data.toy import KINDS, TOY_LABELS, TOY_TASKS, WORDS, pretraining_rows, toy_task, vocabulary
+from seekr_lite.data.toy import KINDS, TOY_LABELS, TOY_TASKS, WORDS, toy_task
 
 FOLDER = Path(seekr_lite.model.tiny.__file__).parent
 TOKENIZER: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(FOLDER)

@@ -53,36 +53,28 @@ def evaluate_command(
     """
     from seekr_lite.api import open_run
 
-    opened, hears = open_run(run), listener(quiet, verbose)
     if limit is not None and lm_eval is None:
         raise UserError("--limit: goes with --lm-eval")
+    if lm_eval is not None and (task or data or overrides or general is not None):
+        raise UserError("--lm-eval: names its tasks itself; leave out --task, --data, --set and --general")
+    if general is not None and (task or data or overrides):
+        raise UserError("--general: a text has no tasks; leave out --task, --data and --set")
+    opened, hears = open_run(run), listener(quiet, verbose)
+    from seekr_lite.tools.report import tables
+
     if lm_eval is not None:
-        if task or data or overrides or general is not None:
-            raise UserError("--lm-eval: names its tasks itself; leave out --task, --data, --set and --general")
         scores = opened.harness_scores(comma_list(lm_eval), after or (), limit, hears)
-        if as_json:
-            show_json([vars(one) for one in scores])
-            return
-        from seekr_lite.tools.report.tables import render_harness
-
-        show(render_harness(scores))
-        return
-    if general is not None:
-        if task or data or overrides:
-            raise UserError("--general: a text has no tasks; leave out --task, --data and --set")
-        read = opened.general_likelihood(general, after or (), hears)
-        if as_json:
-            show_json([one.to_json() for one in read])
-            return
+        rows, table = [vars(one) for one in scores], tables.render_harness(scores)
+    elif general is not None:
         from seekr_lite.tools.report.run_facts import RunFacts
-        from seekr_lite.tools.report.tables import render_likelihoods
 
-        show(render_likelihoods(read, str(general), RunFacts.of(opened.folder).board))
-        return
-    found = opened.evaluate(after or (), task or (), data, overrides or (), hears)
+        read = opened.general_likelihood(general, after or (), hears)
+        board = RunFacts.of(opened.folder).board
+        rows, table = [one.to_json() for one in read], tables.render_likelihoods(read, str(general), board)
+    else:
+        found = opened.evaluate(after or (), task or (), data, overrides or (), hears)
+        rows, table = [vars(one) for one in found], tables.render_evaluations(found)
     if as_json:
-        show_json([vars(one) for one in found])
-        return
-    from seekr_lite.tools.report.tables import render_evaluations
-
-    show(render_evaluations(found))
+        show_json(rows)
+    else:
+        show(table)

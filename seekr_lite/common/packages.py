@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from seekr_lite.common.errors import UserError
@@ -19,9 +21,6 @@ def load_extra(module: str, extra: str) -> Any:
 
 def versions() -> dict[str, str]:
     """By package, Python and this one among them."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"python": platform.python_version()}
     for package in ("seekr-lite", "torch", "transformers", "peft", "bitsandbytes"):
         try:

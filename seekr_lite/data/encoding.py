@@ -23,14 +23,7 @@ class EncodedExample:
     truncated_answer_tokens: int = 0
 
 
-def encode_rows(
-    tokenizer: Any,
-    examples: Sequence[Example],
-    *,
-    max_prompt_tokens: int,
-    max_answer_tokens: int,
-    chat_template: bool = False,
-) -> list[EncodedExample]:
+def encode_task_rows(tokenizer: Any, examples: Sequence[Example], data: DataSettings) -> list[EncodedExample]:
     """Encodes rows to learn from. A long prompt loses its left end (a start token stays); a long answer loses its
     right end; the end token is always there.
 
@@ -42,13 +35,13 @@ def encode_rows(
     prompts = encode_prompts(
         tokenizer,
         [row.prompt for row in examples],
-        max_prompt_tokens=max_prompt_tokens,
-        chat_template=chat_template,
+        max_prompt_tokens=data.max_prompt_tokens,
+        chat_template=data.chat_template,
     )
     answers = tokenizer([row.answer for row in examples], add_special_tokens=False)["input_ids"]
     encoded = []
     for prompt, answer in zip(prompts, answers, strict=True):
-        kept = [*answer[: max_answer_tokens - 1], tokenizer.eos_token_id]
+        kept = [*answer[: data.max_answer_tokens - 1], tokenizer.eos_token_id]
         encoded.append(
             EncodedExample(
                 (*prompt.input_ids, *kept),
@@ -60,21 +53,10 @@ def encode_rows(
     return encoded
 
 
-def encode_task_rows(tokenizer: Any, examples: Sequence[Example], data: DataSettings) -> list[EncodedExample]:
-    """`encode_rows` with the limits of a recipe's `[data]`."""
-    return encode_rows(
-        tokenizer,
-        examples,
-        max_prompt_tokens=data.max_prompt_tokens,
-        max_answer_tokens=data.max_answer_tokens,
-        chat_template=data.chat_template,
-    )
-
-
 def encode_prompts(
     tokenizer: Any, prompts: Sequence[str], *, max_prompt_tokens: int, chat_template: bool = False
 ) -> list[EncodedExample]:
-    """Encodes prompts to generate from, by the same path as `encode_rows`."""
+    """Encodes prompts to generate from, by the same path as `encode_task_rows`."""
     if not prompts:
         return []
     if chat_template:

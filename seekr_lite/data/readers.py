@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError, check_task_name
@@ -35,7 +35,7 @@ def load_tasks(settings: DataSettings) -> list[Task]:
     """
     reader = READERS[settings.format]
     tasks, problems = [], []
-    if settings.path and settings.format != "datasets" and not _is_folder(user_path(settings.path)):
+    if settings.path and settings.format != "datasets" and not os.path.isdir(user_path(settings.path)):
         raise UserError(
             f"data.path {settings.path}: there is no such folder, seen from where the command was called; it has to "
             f"hold a folder for each task, named as in data.tasks, with {SPLIT_FILES.get(settings.format, 'its rows')}"
@@ -51,13 +51,6 @@ def load_tasks(settings: DataSettings) -> list[Task]:
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     return tasks
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # no folder has such a name, or nobody may look
-        return False
 
 
 def _finish(task: Task, settings: DataSettings) -> Task:

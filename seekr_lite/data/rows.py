@@ -55,37 +55,32 @@ def read_rows(path: Path, root: Path) -> list[Any]:
     return list(rows)
 
 
-def examples(
-    rows: Sequence[Any],
-    place: str,
-    prompt_column: str,
-    answer_column: str,
-    references_column: str = "references",
-) -> list[Example]:
+def examples(rows: Sequence[Any], place: str, prompt_column: str, answer_column: str) -> list[Example]:
     """Rows of prompt and answer as examples. Raises `UserError` naming the first row that is none."""
     if len(rows) > MAX_ROWS:
         raise UserError(f"{place}: {len(rows):,} rows; at most {MAX_ROWS:,} are allowed, so split the task")
     found = [
-        example(row, f"{place}, row {number}", prompt_column, answer_column, references_column)
-        for number, row in enumerate(rows, start=1)
+        example(row, f"{place}, row {number}", prompt_column, answer_column) for number, row in enumerate(rows, start=1)
     ]
     if not found:
         raise UserError(f"{place}: there are no rows in it; every split needs at least one")
     return found
 
 
-def example(
-    row: Any, where: str, prompt_column: str, answer_column: str, references_column: str = "references"
-) -> Example:
-    """One row as an example. Raises `UserError` naming `where` if it is none."""
+def example(row: Any, where: str, prompt_column: str, answer_column: str) -> Example:
+    """One row as an example; its `references`, if any, are all right answers.
+
+    Raises:
+        UserError: it is none; names `where`.
+    """
     if not isinstance(row, Mapping):
         raise UserError(f'{where}: a row must be an object like {{"{prompt_column}": ..., "{answer_column}": ...}}')
     prompt, answer = (_text(row, column, where) for column in (prompt_column, answer_column))
-    references = row.get(references_column) or ()
+    references = row.get("references") or ()
     if not isinstance(references, list | tuple) or not all(isinstance(one, str) for one in references):
-        raise UserError(f"{where}: `{references_column}` must be a list of texts")
+        raise UserError(f"{where}: `references` must be a list of texts")
     for one in references:
-        _check_text(one, references_column, where)
+        _check_text(one, "references", where)
     return Example(prompt, answer, tuple(references))
 
 

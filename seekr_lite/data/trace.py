@@ -25,35 +25,25 @@ def read_trace(name: str, settings: DataSettings) -> Task:
     return Task(name, train, test, metric=trace_metric(name), extraction=trace_extraction(name))
 
 
-TRACE_METRICS = {
-    "C-STANCE": "first_letter_accuracy",
-    "FOMC": "accuracy",
-    "MeetingBank": "rouge_l",
-    "Py150": "fuzz",
-    "ScienceQA": "first_letter_accuracy",
-    "NumGLUE-cm": "accuracy",
-    "NumGLUE-ds": "accuracy",
-    "20Minuten": "sari",
+# Task -> (metric in the paper's OP, extraction of the official code; but see `meeting_summary`).
+TRACE_TASKS = {
+    "C-STANCE": ("first_letter_accuracy", "choice"),
+    "FOMC": ("accuracy", "choice"),
+    "MeetingBank": ("rouge_l", "meeting_summary"),
+    "Py150": ("fuzz", "code_line"),
+    "ScienceQA": ("first_letter_accuracy", "choice"),
+    "NumGLUE-cm": ("accuracy", "answer"),
+    "NumGLUE-ds": ("accuracy", "answer"),
+    "20Minuten": ("sari", "answer"),
 }
+OTHER_TASK = ("exact_match", "strip")
 
 
 def trace_metric(task_name: str) -> str:
-    """The metric of a TRACE task in the paper's OP; "exact_match" for a task that TRACE does not have."""
-    return TRACE_METRICS.get(task_name, "exact_match")
-
-
-TRACE_EXTRACTIONS = {
-    "C-STANCE": "choice",
-    "FOMC": "choice",
-    "MeetingBank": "meeting_summary",
-    "Py150": "code_line",
-    "ScienceQA": "choice",
-    "NumGLUE-cm": "answer",
-    "NumGLUE-ds": "answer",
-    "20Minuten": "answer",
-}
+    """The metric of a TRACE task; "exact_match" for a task that TRACE does not have."""
+    return TRACE_TASKS.get(task_name, OTHER_TASK)[0]
 
 
 def trace_extraction(task_name: str) -> str:
-    """The official extraction of a TRACE task (but see `meeting_summary`); "strip" for any other task."""
-    return TRACE_EXTRACTIONS.get(task_name, "strip")
+    """The extraction of a TRACE task; "strip" for any other task."""
+    return TRACE_TASKS.get(task_name, OTHER_TASK)[1]

@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.errors import Stopped, UserError
+from seekr_lite.common.errors import Stopped, UserError, nearest
 from seekr_lite.common.memory import is_out_of_memory
 from seekr_lite.common.processes import current_processes
 from seekr_lite.common.progress import current_listener
 from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Task
+from seekr_lite.evaluation.extraction import EXTRACTIONS
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
+from seekr_lite.evaluation.metrics import METRICS, mean_score
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe
@@ -43,7 +45,7 @@ class TaskResult:
 
 
 class PredictionDraft:
-    """Where predictions go while a task is being tested; this one forgets them (`prediction_draft.py`: on disk)."""
+    """Where predictions go while a task is being tested; this one forgets them (`runs/rows.py`: on disk)."""
 
     def known(self, prompts: Sequence[str]) -> dict[int, str]:
         """Row number -> prediction, of the rows that were predicted before the evaluation was stopped."""
@@ -74,9 +76,6 @@ def evaluate_task(
         Stopped: a batch does not fit into memory.
         Interrupted: a stop was asked for; the draft has the batches so far.
     """
-    from seekr_lite.evaluation.extraction import EXTRACTIONS
-    from seekr_lite.evaluation.metrics import METRICS, mean_score
-
     data, limits = recipe.data, recipe.evaluate
     prompts = encode_prompts(
         tokenizer,
@@ -126,15 +125,8 @@ def _room_for(batch_tokens: int) -> Iterator[None]:
 
 def check_metrics(tasks: list[Task]) -> None:
     """Raises `UserError` where a task names a metric or an extraction that does not exist."""
-    from seekr_lite.common.errors import nearest
-    from seekr_lite.evaluation.extraction import EXTRACTIONS
-    from seekr_lite.evaluation.metrics import METRICS
-
     for task in tasks:
-        for kind, name, known in (
-            ("metric", task.metric, METRICS),
-            ("extraction", task.extraction, EXTRACTIONS),
-        ):
+        for kind, name, known in (("metric", task.metric, METRICS), ("extraction", task.extraction, EXTRACTIONS)):
             if name not in known:
                 raise UserError(
                     f'task {task.name}: no {kind} is called "{name}"{nearest(name, known)}; allowed: {", ".join(known)}'

@@ -14,6 +14,7 @@ from seekr_lite.common.processes import current_processes
 from seekr_lite.data.batch import collate, split_by_tokens
 from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
+from seekr_lite.model.losses import answer_cross_entropy_sum
 from seekr_lite.model.soft_prompts import PromptedModel
 
 if TYPE_CHECKING:
@@ -147,8 +148,6 @@ def transformers_answers(
 def mean_answer_nll(model: Any, rows: Sequence[EncodedExample], pad_token_id: int, batch_tokens: int) -> float | None:
     """Mean negative log-likelihood per answer token, teacher-forced, in nats; None where there are no rows, and where
     it is not finite (an overflow of float16)."""
-    from seekr_lite.model.losses import answer_cross_entropy_sum
-
     if not rows:
         return None
     processes, device = current_processes(), next(model.parameters()).device

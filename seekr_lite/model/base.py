@@ -6,6 +6,9 @@ Weights come from safetensors only and code never comes from a model folder. Not
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,17 +46,8 @@ def resolve_model(name: str) -> str:
     """The folder of the built-in base for "tiny", an absolute folder where there is one, else the hub id."""
     if name == TINY:
         return str(Path(__file__).parent / "tiny")
-    folder = _folder(name)
-    return name if folder is None else str(folder.resolve())
-
-
-def _folder(name: str) -> Path | None:
-    """The folder of that name, if there is one."""
-    try:
-        folder = user_path(name)
-        return folder if folder.is_dir() else None
-    except OSError:  # no folder has such a name
-        return None
+    folder = user_path(name)
+    return str(folder.resolve()) if os.path.isdir(folder) else name
 
 
 def load_config(settings: BaseSettings) -> Any:
@@ -66,9 +60,7 @@ def load_config(settings: BaseSettings) -> Any:
 
     with _user_errors(settings.model):
         _refuse_adapter(settings)
-        return AutoConfig.from_pretrained(
-            resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False
-        )
+        return AutoConfig.from_pretrained(resolve_model(settings.model), **_source(settings))
 
 
 def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
@@ -76,9 +68,7 @@ def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with _user_errors(settings.model), no_pickle():
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve_model(settings.model), revision=_revision(settings), trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(settings.model), **_source(settings))
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"base.model {settings.model}: the tokenizer has no end-of-sequence token; answers could never end"
@@ -104,13 +94,12 @@ def load_base(settings: BaseSettings, device: torch.device | None = None) -> Bas
         _refuse_adapter(settings)
         model = AutoModelForCausalLM.from_pretrained(
             resolve_model(settings.model),
-            revision=_revision(settings),
             quantization_config=quantization_config(settings.quantization, dtype),
             dtype=dtype,
             device_map={"": device},
             attn_implementation=settings.attention,
             use_safetensors=True,
-            trust_remote_code=False,
+            **_source(settings),
         )
     model.requires_grad_(False)
     keep_trainable(model)
@@ -138,7 +127,7 @@ def _refuse_adapter(settings: BaseSettings) -> None:
     """transformers loads an adapter that lies in a model's folder, and the base that it names, by its own rules."""
     from transformers.utils import find_adapter_config_file
 
-    if find_adapter_config_file(resolve_model(settings.model), revision=_revision(settings)) is not None:
+    if find_adapter_config_file(resolve_model(settings.model), revision=settings.revision or "main") is not None:
         raise UserError(
             f"base.model {settings.model}: it holds an adapter (adapter_config.json), and a base is needed; name the "
             "model that the adapter was made for, or merge the adapter into it first"
@@ -217,25 +206,22 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def _revision(settings: BaseSettings) -> str:
-    return settings.revision or "main"
+def _source(settings: BaseSettings) -> dict[str, Any]:
+    """Of everything that is loaded: at which revision, and that no code comes with it."""
+    return {"revision": settings.revision or "main", "trust_remote_code": False}
 
 
-class _user_errors:  # noqa: N801 - used as a `with` block
+@contextmanager
+def _user_errors(model: str) -> Iterator[None]:
     """Says what is wrong with a model in the user's words instead of a traceback of several libraries."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        # The hub client logs every retry of a connection that is not there; our message says it once.
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # The files of a model may hold anything, so the libraries raise anything.
-        if isinstance(error, UserError) or not isinstance(error, Exception):
-            return
-        raise UserError(f"base.model {self.model}: {_explain(self.model, error)}") from None
+    # The hub client logs every retry of a connection that is not there; our message says it once.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the files of a model may hold anything, so the libraries raise anything
+        raise UserError(f"base.model {model}: {_explain(model, error)}") from None
 
 
 def _explain(model: str, error: BaseException) -> str:
@@ -246,7 +232,7 @@ def _explain(model: str, error: BaseException) -> str:
         step = step.__cause__ or step.__context__
     names = {type(item).__name__ for item in chain}
     text = " ".join(str(item) for item in chain)
-    is_folder = _folder(model) is not None
+    is_folder = os.path.isdir(user_path(model))
     if "GatedRepoError" in names or "gated repo" in text:
         return (
             "this model is gated. Ask for access on its page at huggingface.co, then log in with `hf auth login`; "

@@ -88,7 +88,7 @@ class AdapterSequence(SnapshotSequence):
 
     def finish_task(self) -> Snapshot:
         """Freezes what the student has become: a host copy that joins the sequence."""
-        weights = {name: _host(parameter) for name, parameter in self._student.items()}
+        weights = {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self._student.items()}
         rank = self.settings.rank
         if FROZEN in self._active:
             before = self.snapshots[-1]
@@ -241,10 +241,6 @@ def _write(parameters: dict[str, torch.nn.Parameter], snapshot: Snapshot) -> Non
         else:
             parameter.zero_()
             parameter[tuple(slice(0, size) for size in source.shape)].copy_(source, non_blocking=True)
-
-
-def _host(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _plain(value: Any) -> Any:

@@ -7,19 +7,19 @@ A card is front matter that the hub reads by machine, and Markdown. Three are ma
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import ModelCardData
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
+from seekr_lite.data.task import Task
 from seekr_lite.evaluation.scoreboard import show
-from seekr_lite.runs.record import learned_tasks
+from seekr_lite.model.base import resolve_model
+from seekr_lite.recipe.recipe import BaseSettings, Recipe
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.record import RunRecord, learned_tasks
 from seekr_lite.runs.stages import known_metrics, known_result
-
-if TYPE_CHECKING:
-    from seekr_lite.data.task import Task
-    from seekr_lite.recipe.recipe import BaseSettings, Recipe
-    from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.record import RunRecord
 
 TAGS = ["lora", "continual-learning", "seekr-lite"]
 FOLDER = "path/to/this/folder"
@@ -49,8 +49,6 @@ SHOWN_SECTIONS = ("adapter", "train", "method")  # of the recipe; the others nam
 
 
 def _card(title: str, *paragraphs: str, **front_matter: Any) -> str:
-    from huggingface_hub import ModelCardData
-
     return "\n\n".join([f"---\n{ModelCardData(**front_matter).to_yaml()}\n---", f"# {title}", *paragraphs]) + "\n"
 
 
@@ -73,8 +71,6 @@ def export_card(
     record: RunRecord, stage: int, after: str, settings: BaseSettings, merge: str, dtype: str, check: str
 ) -> str:
     """Of an exported folder. check: what reloading it showed."""
-    from seekr_lite.model.base import resolve_model
-
     learned = ", ".join(learned_tasks(record.method, [one.tasks for one in record.stages[: stage + 1]]))
     revision = f", revision {settings.revision}" if settings.revision else ""
     facts = (

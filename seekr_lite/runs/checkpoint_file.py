@@ -10,6 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import new_file, write_tensors, writing
 from seekr_lite.training.training_state import Checkpoints, TrainingState
@@ -78,8 +81,6 @@ class CheckpointFile(Checkpoints):
         """
         if not self.path.is_file():
             return None
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata()
@@ -106,11 +107,5 @@ def _digest(tensors: dict[str, Any], values: str) -> str:
     digest = hashlib.sha256(values.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
-
-
-def _bytes(tensor: Any) -> memoryview:
-    import torch
-
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

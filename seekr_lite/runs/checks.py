@@ -6,6 +6,7 @@ from typing import Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.methods.registry import method_class, with_options
+from seekr_lite.model.base import load_config
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.folder import RunFolder
 
@@ -60,8 +61,6 @@ def _values(recipe: Recipe) -> dict[str, Any]:
 
 def check_against_base(recipe: Recipe) -> None:
     """Refuses what the base cannot do, from its configuration alone."""
-    from seekr_lite.model.base import load_config
-
     method = method_class(recipe.method.name)
     method.read_options(recipe.method)
     if method.growth == "continue" and recipe.adapter.growth != "continue":

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from seekr_lite.common.errors import UserError
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.general_store import kept_texts
 from seekr_lite.runs.record import file_checksum
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.files import (
@@ -29,8 +29,11 @@ from seekr_lite.common.files import (
 from seekr_lite.common.packages import versions
 from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Example, Task
-from seekr_lite.evaluation.evaluate import Prediction
+from seekr_lite.evaluation.evaluate import Prediction, TaskResult
+from seekr_lite.methods.method import TaskState
 from seekr_lite.methods.registry import method_class
+from seekr_lite.model.snapshots import Snapshot
+from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.checkpoint_file import CheckpointFile
 from seekr_lite.runs.lock import LOCK_FILE
 from seekr_lite.runs.record import (
@@ -51,13 +54,7 @@ from seekr_lite.runs.rows import (
     prediction_values,
     read_rows,
 )
-
-if TYPE_CHECKING:
-    from seekr_lite.evaluation.evaluate import TaskResult
-    from seekr_lite.model.snapshots import Snapshot
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.training.learner import Learned
-
+from seekr_lite.training.learner import Learned
 
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
@@ -126,8 +123,6 @@ class RunFolder:
         return cls(path, read_record(path / RUN_FILE))
 
     def recipe(self) -> Recipe:
-        from seekr_lite.recipe.recipe import Recipe
-
         return Recipe.from_text(self.record.recipe, self.path / RUN_FILE)
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -215,9 +210,6 @@ class RunFolder:
 
     def load_stage(self, index: int, state_folder: str | None) -> Learned:
         """Reads back a stage. Raises `UserError`: which file is missing or damaged, what is lost, how to mend it."""
-        from seekr_lite.methods.method import TaskState
-        from seekr_lite.training.learner import Learned
-
         stage = self.record.stages[index]
         try:
             state = TaskState(*self.load_state(index, state_folder)) if state_folder else None
@@ -281,8 +273,6 @@ class RunFolder:
         return by_task[task]
 
     def load_snapshot(self, index: int) -> Snapshot:
-        from seekr_lite.model.snapshots import Snapshot
-
         folder = self.trusted_adapter_folder(index)
         config = read_json(folder / "adapter_config.json")
         weights = read_tensors(folder / "adapter_model.safetensors")

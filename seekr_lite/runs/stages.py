@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.record import EvaluationRecord
+from seekr_lite.evaluation.scoreboard import Scoreboard
+from seekr_lite.methods.registry import method_class
+from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.record import EvaluationRecord
 
 BARE_BASE = "base"
 Stage = int | None  # the model after this stage; None: the bare base
@@ -47,8 +46,6 @@ def find_tasks(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
 
 def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord | None:
     """What the run itself found with this very adapter on a task of its own."""
-    from seekr_lite.methods.registry import method_class
-
     method, tasks = method_class(folder.record.method), folder.recipe().data.tasks
     if stage is None:
         return folder.evaluation(None, task)
@@ -61,6 +58,4 @@ def known_result(folder: RunFolder, stage: Stage, task: str) -> EvaluationRecord
 
 def known_metrics(folder: RunFolder) -> dict[str, str]:
     """The metric of each task, once the run has ended."""
-    from seekr_lite.evaluation.scoreboard import Scoreboard
-
     return Scoreboard.from_json(folder.load_scores()).metrics if folder.has_scores else {}

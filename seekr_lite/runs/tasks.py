@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.evaluate import check_metrics
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.folder import RunFolder
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.folder import RunFolder
 
 
 def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]) -> list[Task]:
@@ -34,11 +31,9 @@ def gather_tasks(recipe: Recipe, folder: RunFolder | None, given: Sequence[Task]
             f'tasks {", ".join(missing)}: with data.format = "python" tasks are handed over in Python: '
             "run(recipe, tasks=[...])"
         )
-    ordered: dict[str, Task] = {}
-    if missing:
-        read = load_tasks(recipe.data.model_copy(update={"tasks": missing}))
-        ordered = dict(zip(missing, read, strict=True))
-    sequence = [found.get(name) or ordered[name] for name in recipe.data.tasks]
+    read = load_tasks(recipe.data.model_copy(update={"tasks": missing})) if missing else []
+    found |= {task.name: task for task in read}
+    sequence = [found[name] for name in recipe.data.tasks]
     if not sequence:
         raise UserError("data.tasks: name at least one task")
     check_metrics(sequence)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.evaluation.generate import answer_prompt
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.stages import BARE_BASE, Stage, find_stages, model_name
 from seekr_lite.tools.models import RunModels
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 Write = Callable[[str], None]
 

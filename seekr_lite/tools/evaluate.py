@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError, nearest
+from seekr_lite.data.readers import READERS
 from seekr_lite.data.task import Task
+from seekr_lite.evaluation.evaluate import evaluate_task
 from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
+from seekr_lite.runs.checks import check_against_base
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.stages import Stage, find_stages, find_tasks, known_metrics, known_result, model_name
+from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.tools.models import RunModels
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
-
 
 # How rows become tokens: another data set is read as the run's own was, unless it is said otherwise.
 KEPT = ("max_prompt_tokens", "max_answer_tokens", "chat_template")
@@ -67,7 +68,11 @@ def evaluate_run(
         recipe = _with_data(folder.recipe(), data, tasks, overrides)
         names, known = list(recipe.data.tasks), {}
     missing = [name for name in names if any(known.get((stage, name)) is None for stage in stages)]
-    read = _read(recipe, missing, folder if data is None else None)
+    read: dict[str, Task] = {}
+    if missing:
+        check_against_base(recipe)
+        wanted = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tasks": tuple(missing)})})
+        read = {task.name: task for task in gather_tasks(wanted, folder if data is None else None, ())}
     models, metrics = RunModels(folder), known_metrics(folder)
     found = []
     for stage in stages:
@@ -83,29 +88,14 @@ def evaluate_run(
 
 
 def _test(models: RunModels, stage: Stage, task: Task, recipe: Recipe) -> tuple[float | None, float | None]:
-    from seekr_lite.evaluation.evaluate import evaluate_task
-
     what = "the bare base" if stage is None else f"after {model_name(models.folder, stage)}"
     with models.acting(stage) as model:
         result = evaluate_task(model, models.tokenizer, task, recipe, what)
     return result.score, result.nll
 
 
-def _read(recipe: Recipe, names: Sequence[str], folder: RunFolder | None) -> dict[str, Task]:
-    from seekr_lite.runs.checks import check_against_base
-    from seekr_lite.runs.tasks import gather_tasks
-
-    if not names:
-        return {}
-    check_against_base(recipe)
-    wanted = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tasks": tuple(names)})})
-    return {task.name: task for task in gather_tasks(wanted, folder, ())}
-
-
 def _with_data(recipe: Recipe, data: str, tasks: Sequence[str], overrides: Sequence[str]) -> Recipe:
     """The run's recipe with another data set in place of its own."""
-    from seekr_lite.data.readers import READERS
-
     form, _, path = data.partition(":")
     if form not in READERS:
         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -30,13 +30,11 @@ from seekr_lite.model.base import (
     quantization_config,
     resolve_model,
 )
+from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
+from seekr_lite.recipe.recipe import BaseSettings, Recipe
 from seekr_lite.runs.cards import export_card
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.models import RunModels, with_snapshot
-
-if TYPE_CHECKING:
-    from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
-    from seekr_lite.recipe.recipe import BaseSettings, Recipe
-    from seekr_lite.runs.folder import RunFolder
 
 MERGES = {
     "none": "the adapter alone, to be loaded on the base by PEFT",

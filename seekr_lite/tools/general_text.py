@@ -6,20 +6,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.common.progress import Advance, current_listener
+from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.data.rows import read_text
+from seekr_lite.evaluation.generate import mean_answer_nll
 from seekr_lite.evaluation.scoreboard import perplexity
+from seekr_lite.methods.registry import method_class
+from seekr_lite.model.base import load_config
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.general_store import KeptText, model_key
 from seekr_lite.runs.record import text_checksum
 from seekr_lite.runs.stages import Stage, find_stages, model_name
 from seekr_lite.tools.models import RunModels
-
-if TYPE_CHECKING:
-    from seekr_lite.data.encoding import EncodedExample
-    from seekr_lite.runs.folder import RunFolder
 
 WINDOW = 1024  # tokens that the model reads at once
 
@@ -55,8 +57,6 @@ def general_likelihood(folder: RunFolder, file: str | Path, after: Sequence[str]
     Raises:
         UserError: the file cannot be read or is too short, no such task, or an adapter that is damaged.
     """
-    from seekr_lite.data.rows import read_text
-
     path = user_path(file).resolve()
     stages: list[Stage] = find_stages(folder, after) if after else [None, *range(len(folder.record.stages))]
     text = read_text(path, path.parent)
@@ -86,9 +86,6 @@ def _kept(folder: RunFolder, name: str, text: str) -> KeptText:
 
 def _measure(folder: RunFolder, stages: Sequence[Stage], text: str, kept: KeptText) -> None:
     """Adds what these models make of a text to what is kept; each as soon as it is known."""
-    from seekr_lite.methods.registry import method_class
-    from seekr_lite.model.base import load_config
-
     recipe, models = folder.recipe(), RunModels(folder)
     longest = getattr(load_config(recipe.base).get_text_config(), "max_position_embeddings", None) or WINDOW
     in_front = method_class(recipe.method.name).extra_tokens(recipe)
@@ -111,8 +108,6 @@ def _mean_nll(
     model: Any, pad_token_id: int, windows: Sequence[EncodedExample], batch_tokens: int, advance: Advance
 ) -> float:
     """Over all windows, some of them at a time, so that there is progress to be seen."""
-    from seekr_lite.evaluation.generate import mean_answer_nll
-
     total, at_once = 0.0, max(1, batch_tokens // WINDOW)
     for start in range(0, len(windows), at_once):
         group = windows[start : start + at_once]
@@ -130,8 +125,6 @@ def split_text(tokenizer: Any, text: str, window: int) -> list[EncodedExample]:
     Each token is predicted once. The first one of a window is the start token, where the tokenizer puts one; else the
     last token of the window before, and of the first window the first token of the text.
     """
-    from seekr_lite.data.encoding import EncodedExample
-
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     starts = tokenizer.bos_token_id if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id] else None
     found = []

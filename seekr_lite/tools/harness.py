@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from seekr_lite.common.errors import UserError, nearest, shown
 from seekr_lite.common.files import user_path
@@ -22,11 +24,9 @@ from seekr_lite.common.packages import load_extra
 from seekr_lite.common.progress import current_listener
 from seekr_lite.data.huggingface import SAFE_BUILDERS
 from seekr_lite.data.rows import read_text
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.stages import find_stages, model_name
 from seekr_lite.tools.models import RunModels
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
 
 SEED = 1234  # the harness's own, for examples in prompts and for sampled answers
 WINDOW = 1024  # tokens of a row, where the model reads more: how many rows go at once follows from that
@@ -89,7 +89,8 @@ def harness_scores(
             with models.acting(stage) as model, current_listener().phase(f"lm-eval ({name})", len(loaded)) as advance:
                 wrapped = _wrap(model, models.tokenizer, folder.recipe().evaluate.batch_tokens)
                 for task, objects in loaded.items():
-                    with _told(task, refused), _seeded(SEED):
+                    with _told(task, refused), torch.random.fork_rng():
+                        torch.manual_seed(SEED)
                         results = harness.evaluate(wrapped, objects, limit=limit, log_samples=False)
                     found += _scores(name, results)
                     advance(1)
@@ -249,16 +250,6 @@ def _guarded() -> Iterator[list[str]]:
             sys.modules["evaluate"] = before[0]
         utils.env = own
         logger.setLevel(before[1])
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Inside the block torch draws from this seed; afterwards as if nothing had been drawn."""
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError
+from seekr_lite.evaluation.generate import answer_prompt
+from seekr_lite.methods.registry import method_class
+from seekr_lite.model.base import Base, load_base
+from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.stages import Stage
-
-if TYPE_CHECKING:
-    from seekr_lite.model.base import Base
-    from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.runs.folder import RunFolder
 
 
 class RunModels:
@@ -27,9 +27,6 @@ class RunModels:
 
     @cached_property
     def adapters(self) -> SnapshotSequence:
-        from seekr_lite.methods.registry import method_class
-        from seekr_lite.model.base import load_base
-
         recipe = self.folder.recipe()
         return method_class(recipe.method.name).make_adapters(load_base(recipe.base), recipe)
 
@@ -65,8 +62,6 @@ class LoadedModel:
     @classmethod
     def of_run(cls, folder: RunFolder, after: str | None) -> LoadedModel:
         """Raises `UserError` where the run has learned no such task, or the adapter is damaged."""
-        from seekr_lite.model.base import load_base
-
         snapshot = folder.load_snapshot(folder.stage_after(after))
         recipe = folder.recipe()
         base = load_base(recipe.base)
@@ -74,8 +69,6 @@ class LoadedModel:
 
     def generate(self, prompt: str, max_new_tokens: int | None = None) -> str:
         """The greedy answer to a prompt."""
-        from seekr_lite.evaluation.generate import answer_prompt
-
         return answer_prompt(self.model, self.tokenizer, prompt, self.recipe.data, max_new_tokens)
 
 
@@ -87,8 +80,6 @@ def with_snapshot(base: Base, snapshot: Snapshot, recipe: Recipe) -> Any:
     Raises:
         UserError: the snapshot does not belong to this base, or to the recipe's method.
     """
-    from seekr_lite.methods.registry import method_class
-
     adapters = method_class(recipe.method.name).make_adapters(base, recipe)
     _refuse_stranger(adapters, snapshot)
     adapters.become(snapshot)

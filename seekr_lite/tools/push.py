@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from peft import LoraConfig
 
 from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.files import json_text, read_json
-from seekr_lite.runs.cards import check_hub_id
-
-if TYPE_CHECKING:
-    from seekr_lite.model.snapshots import Snapshot
-    from seekr_lite.runs.folder import RunFolder
-
+from seekr_lite.model.base import TINY, resolve_model
+from seekr_lite.model.snapshots import Snapshot
+from seekr_lite.runs.cards import check_hub_id, hub_card
+from seekr_lite.runs.folder import RunFolder
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 ALSO_THERE = ".gitattributes"  # the hub's own, in every repository
@@ -87,8 +88,6 @@ def push(
             repository that holds something else.
         Stopped: the hub cannot be reached; nothing of the adapter is there, and the same call may be made again.
     """
-    from seekr_lite.runs.cards import hub_card
-
     check_hub_id(to, "--to")
     if to.count("/") != 1:
         raise UserError(f"--to {to}: write owner/name, for example --to {to.strip('/') or 'me'}/my-adapter")
@@ -111,8 +110,6 @@ def push(
 
 
 def _base_model(folder: RunFolder, given: str | None) -> str:
-    from seekr_lite.model.base import TINY, resolve_model
-
     name = folder.recipe().base.model
     if given is not None:
         check_hub_id(given, "--base-model")
@@ -130,8 +127,6 @@ def _base_model(folder: RunFolder, given: str | None) -> str:
 
 def _peft_config(folder: RunFolder, stage: int, snapshot: Snapshot, base: str) -> dict[str, Any]:
     """Written anew: numbers and the names of layers alone come from the run folder, nothing that makes PEFT act."""
-    from peft import LoraConfig
-
     settings = folder.recipe().base
     layers = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in snapshot.weights}
     short = read_json(folder.adapter_folder(stage) / CONFIG).get("target_modules")
@@ -155,7 +150,6 @@ def _peft_config(folder: RunFolder, stage: int, snapshot: Snapshot, base: str) -
 
 def _send(planned: Push) -> Push:
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
-    from huggingface_hub.errors import RepositoryNotFoundError
 
     if get_token() is None:
         raise UserError(
@@ -170,7 +164,7 @@ def _send(planned: Push) -> Push:
             api.create_repo(planned.to, private=planned.private)
         files = [CommitOperationAdd(name, content) for name, content in planned.contents.items()]
         commit = api.create_commit(planned.to, files, commit_message=f"The adapter after {planned.after}")
-    return Push(**{**vars(planned), "url": str(commit.commit_url)})
+    return replace(planned, url=str(commit.commit_url))
 
 
 def _check_place(planned: Push, there: Any) -> None:
@@ -191,8 +185,6 @@ def _check_place(planned: Push, there: Any) -> None:
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
     """What the hub refuses, and a hub that cannot be reached, in words."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         yield
     except UserError:
