@@ -24,6 +24,42 @@ Evaluation = tuple[int | None, int]  # (after which task; None: the bare base, w
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure that sums up a scoreboard: what it is called, its digits after the point, what it says."""
+
+    title: str
+    digits: int
+    meaning: str
+
+
+FIGURES = {
+    "op": Figure("OP", 1, "Overall performance: the mean of the last row. Higher is better."),
+    "bwt": Figure(
+        "BWT",
+        1,
+        "Backward transfer: how much a score has changed since its task was learned; the mean over all tasks but the "
+        "last. Below zero: forgetting.",
+    ),
+    "bwt_official": Figure("BWT, official", 1, "The same sum divided by all tasks, as the official script prints it."),
+    "forgetting": Figure(
+        "Forgetting",
+        1,
+        "The best score before the end less the last one; the mean over all tasks but the last. Above zero: "
+        "forgetting.",
+    ),
+    "fwt": Figure(
+        "FWT", 1, "Forward transfer: the score just before a task is learned, less the bare base's; the mean."
+    ),
+    "nll": Figure(
+        "NLL", 3, "Negative log-likelihood per answer token on held-out rows, after the last task. Lower is better."
+    ),
+    "nll_forgetting": Figure(
+        "NLL change", 3, "How much the NLL has changed since each task was learned. Above zero: forgetting."
+    ),
+}
+
+
+@dataclass(frozen=True)
 class TextColumn:
     """A general text beside the matrix: its mean negative log-likelihood per token (nats), under the bare base and
     after each task; None where it was not measured. name: of its file."""
@@ -141,15 +177,7 @@ class Scoreboard:
 
     def summary(self) -> dict[str, float | None]:
         """The figures by name."""
-        return {
-            "op": self.op,
-            "bwt": self.bwt,
-            "bwt_official": self.bwt_official,
-            "forgetting": self.forgetting,
-            "fwt": self.fwt,
-            "nll": self.nll,
-            "nll_forgetting": self.nll_forgetting,
-        }
+        return {name: getattr(self, name) for name in FIGURES}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in `scores.json`."""
@@ -215,9 +243,7 @@ class Scoreboard:
     def _repr_html_(self) -> str:
         from seekr_lite.common.html_page import render
 
-        figures = ", ".join(
-            f"{name} {show(value, 3 if 'nll' in name else 1)}" for name, value in self.summary().items()
-        )
+        figures = [f"{name} {show(value, FIGURES[name].digits)}" for name, value in self.summary().items()]
         caption = f"{self.method}, seed {self.seed}: {figures}"
         names = {after: "(bare base)" if after is None else self.tasks[after] for after, *_ in self.rounds()}
         return render("evaluation/scoreboard.html.j2", board=self, caption=caption, names=names, outlined=False)
