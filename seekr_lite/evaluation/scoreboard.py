@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from seekr_lite.common.errors import UserError, brief, check_task_name
+from seekr_lite.evaluation.summary_figures import FIGURES
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -21,42 +22,6 @@ Number = Annotated[float, Strict(), Field(gt=-1e300, lt=1e300, allow_inf_nan=Fal
 Row = tuple[Number | None, ...]
 Matrix = tuple[Row, ...]
 Evaluation = tuple[int | None, int]  # (after which task; None: the bare base, which task)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure that sums up a scoreboard: what it is called, its digits after the point, what it says."""
-
-    title: str
-    digits: int
-    meaning: str
-
-
-FIGURES = {
-    "op": Figure("OP", 1, "Overall performance: the mean of the last row. Higher is better."),
-    "bwt": Figure(
-        "BWT",
-        1,
-        "Backward transfer: how much a score has changed since its task was learned; the mean over all tasks but the "
-        "last. Below zero: forgetting.",
-    ),
-    "bwt_official": Figure("BWT, official", 1, "The same sum divided by all tasks, as the official script prints it."),
-    "forgetting": Figure(
-        "Forgetting",
-        1,
-        "The best score before the end less the last one; the mean over all tasks but the last. Above zero: "
-        "forgetting.",
-    ),
-    "fwt": Figure(
-        "FWT", 1, "Forward transfer: the score just before a task is learned, less the bare base's; the mean."
-    ),
-    "nll": Figure(
-        "NLL", 3, "Negative log-likelihood per answer token on held-out rows, after the last task. Lower is better."
-    ),
-    "nll_forgetting": Figure(
-        "NLL change", 3, "How much the NLL has changed since each task was learned. Above zero: forgetting."
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.html_page import number, render, size_of
 from seekr_lite.common.svg_charts import Bar, bar_chart, nice_ticks
-from seekr_lite.evaluation.scoreboard import FIGURES, Figure
+from seekr_lite.evaluation.summary_figures import FIGURES, Figure
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.compare.figures import MethodGroup, compared, differing, method_groups
 from seekr_lite.tools.report.run_facts import RunFacts

@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from seekr_lite.evaluation.scoreboard import FIGURES, show, untested_note
+from seekr_lite.evaluation.scoreboard import show, untested_note
+from seekr_lite.evaluation.summary_figures import FIGURES
 from seekr_lite.tools.compare.figures import ComparedRun, MethodGroup, Spread
 
 SHOWN_CHARACTERS = 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seekr_lite.common.html_page import number
-from seekr_lite.evaluation.scoreboard import FIGURES
+from seekr_lite.evaluation.summary_figures import FIGURES
 from seekr_lite.tools.report.run_facts import RunFacts
 
 CHANGES = ("bwt", "bwt_official", "fwt", "nll_forgetting")  # shown with their sign
