@@ -45,8 +45,8 @@ def grid(place: Path, *arguments: object) -> tuple[object, ...]:
     return (place / "mine.toml", "--methods", "sequential,replay", "--output", place / "grid", *arguments)
 
 
-class Heard(Listener):
-    """Remembers what it is told."""
+class Said(Listener):
+    """Keeps what is said."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -97,9 +97,9 @@ def test_a_comparison_prints_itself(place: Path) -> None:
 
 def test_finished_runs_are_not_repeated(place: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (place / "grid").rglob("*") if path.is_file()}
-    heard = Heard()
-    sl.compare(place / "mine.toml", methods=METHODS, seeds=SEEDS, output=place / "grid", listener=heard)
-    assert heard.lines == ["4 of 4 runs are finished and taken as they are"]
+    listener = Said()
+    sl.compare(place / "mine.toml", methods=METHODS, seeds=SEEDS, output=place / "grid", listener=listener)
+    assert listener.lines == ["4 of 4 runs are finished and taken as they are"]
     assert {path: path.stat().st_mtime_ns for path in (place / "grid").rglob("*") if path.is_file()} == before
 
 

@@ -22,6 +22,7 @@ from seekr_lite.common.html_page import breakable, cut, environment, render, tex
 from seekr_lite.common.progress import Listener
 from seekr_lite.common.svg_charts import log_ticks, nice_ticks
 from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.runs.record import EvaluationRecord
 from seekr_lite.tools.compare.compare_html import compare_html
 from seekr_lite.tools.report.predictions_section import mark
 from seekr_lite.tools.report.run_facts import RunFacts
@@ -181,6 +182,15 @@ def test_appended_tasks_leave_a_run_unfinished_with_all_it_has(own_copy: Path) -
     assert "not learned yet: tail" in page.sections[""]
     assert "exact_match" in page.sections["scores"].replace("\n", "")
     assert f"{run.scores.matrix[1][0]:.1f}" in page.sections["scores"]
+
+
+def test_a_record_of_rounds_that_cannot_be_does_no_harm(own_copy: Path) -> None:
+    folder = sl.open_run(own_copy).folder
+    folder.record.evaluations.append(EvaluationRecord(99, "shade", 50.0, None))
+    folder.save()
+    assert (
+        "36 predictions are in this page." in check_page(run_html(sl.open_run(own_copy).folder)).sections["predictions"]
+    )
 
 
 def test_damaged_files_are_named_and_the_rest_is_shown(own_copy: Path) -> None:
@@ -497,7 +507,7 @@ def test_axe_finds_nothing_serious(
 def many_tasks(path: Path, recipe: Recipe) -> sl.Run:
     """The record of a run of twelve tasks with long names, tested in every round, of which nothing else is left."""
     from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.record import EvaluationRecord, StageRecord
+    from seekr_lite.runs.record import StageRecord
 
     names = tuple(f"{letter}_task_whose_name_is_long_without_a_break" for letter in "abcdefghijkl")
     folder = RunFolder.create(path, recipe.with_(data={"tasks": names}))

@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 import seekr_lite as sl
 from seekr_lite.cli.app import app
 from seekr_lite.common.progress import Listener
+from seekr_lite.common.terminal import as_text
+from seekr_lite.runs.contents import TaskStore
 from seekr_lite.runs.trackers import evaluation_values
 from seekr_lite.tools.compare.grid import plan_runs
+from seekr_lite.tools.heads.heads_table import render_store
 from seekr_lite.tools.heads.scores import TaskHeads
 from seekr_lite.tools.report.costs_section import cost_tables
 from seekr_lite.tools.report.run_facts import RunFacts
@@ -88,6 +91,12 @@ def test_heads_without_any_score_have_no_shares() -> None:
     heads = TaskHeads("a", nothing, nothing, nothing, ())
     assert [one.share for one in heads.top(2)] == [None, None]
     assert heads.top_rows()[0][2] == "–"
+
+
+def test_a_store_without_samples_has_no_mean_sample() -> None:
+    shown = as_text(render_store([TaskStore("a", 0, 0, 0.0, 0, 1234)]))
+    rows = [line.split()[1::2] for line in shown.splitlines() if "1,234" in line]
+    assert rows == [[name, "0", "0", "–", "–", "1,234"] for name in ("a", "all")]
 
 
 def test_a_task_without_steps_has_no_seconds_a_step(run: sl.Run) -> None:

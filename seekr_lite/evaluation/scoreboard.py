@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
 from seekr_lite.common.errors import UserError, brief, check_task_name
+from seekr_lite.evaluation.summary_figures import FIGURES
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -141,15 +142,7 @@ class Scoreboard:
 
     def summary(self) -> dict[str, float | None]:
         """The figures by name."""
-        return {
-            "op": self.op,
-            "bwt": self.bwt,
-            "bwt_official": self.bwt_official,
-            "forgetting": self.forgetting,
-            "fwt": self.fwt,
-            "nll": self.nll,
-            "nll_forgetting": self.nll_forgetting,
-        }
+        return {name: getattr(self, name) for name in FIGURES}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in `scores.json`."""
@@ -215,9 +208,7 @@ class Scoreboard:
     def _repr_html_(self) -> str:
         from seekr_lite.common.html_page import render
 
-        figures = ", ".join(
-            f"{name} {show(value, 3 if 'nll' in name else 1)}" for name, value in self.summary().items()
-        )
+        figures = [f"{name} {show(value, FIGURES[name].digits)}" for name, value in self.summary().items()]
         caption = f"{self.method}, seed {self.seed}: {figures}"
         names = {after: "(bare base)" if after is None else self.tasks[after] for after, *_ in self.rounds()}
         return render("evaluation/scoreboard.html.j2", board=self, caption=caption, names=names, outlined=False)

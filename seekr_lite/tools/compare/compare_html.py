@@ -10,14 +10,14 @@ from markupsafe import Markup
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.html_page import number, render, size_of
 from seekr_lite.common.svg_charts import Bar, bar_chart, nice_ticks
+from seekr_lite.evaluation.summary_figures import FIGURES, Figure
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.compare.figures import MethodGroup, compared, differing, method_groups
 from seekr_lite.tools.report.run_facts import RunFacts
-from seekr_lite.tools.report.scores_section import MEANINGS
 
-SHOWN = {"op": 1, "bwt": 1, "forgetting": 1, "nll": 3}  # figure -> digits
+SHOWN = {name: FIGURES[name] for name in ("op", "bwt", "forgetting", "nll")}
 SECTIONS = (("runs", "Runs"), ("methods", "Methods"), ("differences", "What differs"), ("boards", "Scoreboards"))
-COLUMNS = ("run", "method", "seed", *(MEANINGS[name][0] for name in SHOWN))
+COLUMNS = ("run", "method", "seed", *(figure.title for figure in SHOWN.values()))
 COSTS = ("steps", "learning, s", "replay text", "adapters")
 
 
@@ -40,8 +40,8 @@ def compare_html(runs: Sequence[RunFolder]) -> str:
         warnings=_warnings(named),
         head=(*COLUMNS, *COSTS),
         rows=[_row(name, facts) for name, facts in named.items()],
-        meanings=[MEANINGS[name] for name in SHOWN],
-        charts=[(MEANINGS[name][0], _bars(name, groups)) for name in SHOWN],
+        figures=SHOWN.values(),
+        charts=[(figure.title, _bars(name, figure, groups)) for name, figure in SHOWN.items()],
         runs=named,
         differences=[(key, *map(_short, values)) for key, values in differences.items()],
     )
@@ -66,29 +66,29 @@ def _warnings(named: dict[str, RunFacts]) -> list[str]:
     return said + [problem for facts in named.values() for problem in facts.trouble]
 
 
-def _row(name: str, facts: RunFacts) -> list[str]:
+def _row(run: str, facts: RunFacts) -> list[str]:
     """A run's figures and costs."""
     stages, summary = facts.folder.record.stages, facts.board.summary()
-    figures = [number(summary[figure], digits) for figure, digits in SHOWN.items()]
+    figures = [number(summary[name], figure.digits) for name, figure in SHOWN.items()]
     costs = [f"{sum(one.steps for one in stages):,}", f"{sum(one.seconds for one in stages):,.0f}"]
     stores = None if isinstance(facts.kept, UserError) else facts.kept
     costs.append(size_of(None if stores is None else sum(one.text_bytes for one in stores)))
     costs.append(size_of(None if stores is None else sum(one.adapter_bytes for one in stores)))
-    return [name, facts.method, str(facts.board.seed), *figures, *costs]
+    return [run, facts.method, str(facts.board.seed), *figures, *costs]
 
 
-def _bars(figure: str, groups: Sequence[MethodGroup]) -> Markup | str:
+def _bars(name: str, figure: Figure, groups: Sequence[MethodGroup]) -> Markup | str:
     """A bar for each group of runs; none where the figure is not known of any."""
     bars = []
     for group in groups:
-        values = [value for run in group.runs if (value := getattr(run, figure)) is not None]
+        values = [value for run in group.runs if (value := getattr(run, name)) is not None]
         bars += [Bar(group.label, values)] if values else []
     if not bars:
         return ""
-    known, digits = [value for bar in bars for value in bar.values], SHOWN[figure]
-    spoken = "; ".join(f"{bar.name} {bar.mean:.{digits}f}" for bar in bars)
+    known = [value for bar in bars for value in bar.values]
+    spoken = "; ".join(f"{bar.name} {bar.mean:.{figure.digits}f}" for bar in bars)
     ticks = nice_ticks(min(0, *known), max(0, *known))
-    return bar_chart(f"{MEANINGS[figure][0]}: {spoken}", bars, ticks, digits)
+    return bar_chart(f"{figure.title}: {spoken}", bars, ticks, figure.digits)
 
 
 def _short(value: Any) -> str:

@@ -10,15 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from seekr_lite.evaluation.scoreboard import show, untested_note
+from seekr_lite.evaluation.summary_figures import FIGURES
 from seekr_lite.tools.compare.figures import ComparedRun, MethodGroup, Spread
 
 SHOWN_CHARACTERS = 60
-COLUMNS = {  # figure -> (its column, digits)
-    "op": ("OP", 1),
-    "bwt": ("BWT", 1),
-    "forgetting": ("forget-\nting", 1),
-    "nll": ("NLL", 3),
-    "nll_forgetting": ("NLL since\nlearned", 3),
+COLUMNS = {  # narrow ones: six of them beside a path
+    "op": "OP",
+    "bwt": "BWT",
+    "forgetting": "forget-\nting",
+    "nll": "NLL",
+    "nll_forgetting": "NLL since\nlearned",
 }
 
 
@@ -44,10 +45,10 @@ def _runs(runs: Sequence[ComparedRun]) -> Table:
     table = _table("NLL: of held-out answers, per token. heads: held for the last task. min: of learning")
     table.add_column("run", overflow="fold")
     table.add_column("method", no_wrap=True)
-    for column in ("seed", "tasks", *(name for name, _ in COLUMNS.values()), "heads", "min"):
+    for column in ("seed", "tasks", *COLUMNS.values(), "heads", "min"):
         table.add_column(column, justify="right", no_wrap=True)
     for run in runs:
-        figures = (show(getattr(run, name), digits) for name, (_, digits) in COLUMNS.items())
+        figures = (show(getattr(run, name), FIGURES[name].digits) for name in COLUMNS)
         learned = str(run.learned) if run.finished else f"{run.learned} of {len(run.tasks)}"
         heads = "–" if run.heads is None else str(run.heads)
         place = (Text(run.path), run.method, str(run.seed), learned)
@@ -58,10 +59,10 @@ def _runs(runs: Sequence[ComparedRun]) -> Table:
 def _methods(groups: Sequence[MethodGroup]) -> Table:
     table = _table("mean ± standard deviation over the seeds (n-1)")
     table.add_column("method", overflow="fold")
-    for column in ("seeds", *(name for name, _ in COLUMNS.values())):
+    for column in ("seeds", *COLUMNS.values()):
         table.add_column(column, justify="right", no_wrap=True)
     for group in groups:
-        figures = (_spread(group.figures[name], digits) for name, (_, digits) in COLUMNS.items())
+        figures = (_spread(group.figures[name], FIGURES[name].digits) for name in COLUMNS)
         table.add_row(Text(group.label), str(len(group.seeds)), *figures)
     return table
 

@@ -12,7 +12,7 @@ from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.folder import RunFolder
 
-FIGURES = ("op", "bwt", "forgetting", "nll", "nll_forgetting")
+COMPARED = ("op", "bwt", "forgetting", "nll", "nll_forgetting")
 SHOWN_KEYS = 2  # in the label of a group
 # Keys that say which of several like runs this one is, where it lies and how it was handled, not what it is.
 NO_SETTING = {"run", "evaluate.batch_tokens", "train.micro_batch_tokens", "method.name"}
@@ -80,7 +80,7 @@ class MethodGroup:
     @property
     def figures(self) -> dict[str, Spread | None]:
         """Mean and spread of each figure."""
-        return {name: Spread.of([getattr(run, name) for run in self.runs]) for name in FIGURES}
+        return {name: Spread.of([getattr(run, name) for run in self.runs]) for name in COMPARED}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -93,7 +93,7 @@ def compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
     scores = Scoreboard.from_json(folder.load_scores()) if folder.has_scores else None
     if scores is not None and scores.tasks != recipe.data.tasks:
         scores = None  # of the tasks before more were appended
-    figures = dict.fromkeys(FIGURES) if scores is None else scores.summary()
+    figures = dict.fromkeys(COMPARED) if scores is None else scores.summary()
     return ComparedRun(
         path=str(folder.path),
         method=folder.record.method,
@@ -104,7 +104,7 @@ def compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
         finished=scores is not None,
         heads=_heads_held(folder),
         seconds=math.fsum(stage.seconds for stage in folder.record.stages),
-        **{name: figures[name] for name in FIGURES},
+        **{name: figures[name] for name in COMPARED},
     )
 
 

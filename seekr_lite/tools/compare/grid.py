@@ -137,17 +137,11 @@ def default_output(recipe: Recipe | str | Path) -> Path:
 
 def _holds_all(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether a run of this recipe has been learned, tested and scored to its end."""
-    if not folder.has_scores:
+    tasks = recipe.data.tasks
+    if not folder.has_scores or Scoreboard.from_json(folder.load_scores()).tasks != tasks:
         return False
-    scores = Scoreboard.from_json(folder.load_scores())
-    joint = method_class(recipe.method.name).joint
-    wanted = planned_evaluations(len(recipe.data.tasks), recipe.evaluate.rounds, joint)
-    unknown = (None,) * len(scores.tasks)
-    return scores.tasks == recipe.data.tasks and all(
-        (scores.base or unknown if after is None else scores.matrix[after])[task] is not None
-        for after, task in wanted
-        if task in scores.counted
-    )
+    wanted = planned_evaluations(len(tasks), recipe.evaluate.rounds, method_class(recipe.method.name).joint)
+    return all(folder.evaluation(after, tasks[task]) is not None for after, task in wanted)
 
 
 def _is_recipe_file(what: object) -> bool:

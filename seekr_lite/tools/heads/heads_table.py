@@ -42,12 +42,10 @@ def render_store(stores: Sequence[TaskStore]) -> Table:
     table.add_column("task")
     for column in ("samples", "text", "mean sample", "largest sample", "adapter"):
         table.add_column(column, justify="right")
-    for one in stores:
-        numbers = (one.samples, one.text_bytes, one.mean_sample_bytes, one.largest_sample_bytes, one.adapter_bytes)
-        table.add_row(Text(one.task), *(f"{number:,.0f}" for number in numbers))
-    samples, text = sum(one.samples for one in stores), sum(one.text_bytes for one in stores)
-    largest = max((one.largest_sample_bytes for one in stores), default=0)
-    sums = (samples, text, text / samples if samples else 0, largest, sum(one.adapter_bytes for one in stores))
-    table.add_section()
-    table.add_row("all", *(f"{number:,.0f}" for number in sums))
+    rows = [(one.task, one.samples, one.text_bytes, one.largest_sample_bytes, one.adapter_bytes) for one in stores]
+    _, samples, texts, largest, adapters = zip(*rows, strict=True)
+    for row in (*rows, ("all", sum(samples), sum(texts), max(largest), sum(adapters))):
+        name, count, text, longest, adapter = row
+        of_samples = (f"{text / count:,.0f}", f"{longest:,}") if count else ("–", "–")  # there is no mean of nothing
+        table.add_row(Text(name), f"{count:,}", f"{text:,}", *of_samples, f"{adapter:,}", end_section=row is rows[-1])
     return table

@@ -12,12 +12,12 @@ import torch
 from seekr_lite.attention.selection import Head
 from seekr_lite.common.errors import UserError, nearest
 
-MEASURES = ("importance", "sensitivity", "forgettability")  # the most telling first
-MEANINGS = {
+MEANINGS = {  # the most telling first
     "importance": "sensitivity × forgettability, summed over the tasks so far",
     "sensitivity": "how much this task's loss depends on the head's map",
     "forgettability": "how far learning this task has moved the head's map",
 }
+MEASURES = tuple(MEANINGS)
 COLUMNS = ("sensitivity", "forgettability", "importance")  # in tables and files, in the order they are made
 
 

@@ -62,7 +62,7 @@ def _rows(facts: RunFacts, limit: int) -> tuple[list[Row], int, list[str]]:
     there, trouble = 0, []
     order = {task: index for index, task in enumerate(facts.tasks)}
     for one in sorted(facts.folder.record.evaluations, key=lambda one: -1 if one.after is None else one.after):
-        if one.task not in order:
+        if one.task not in order or one.after not in facts.round_names:
             continue
         try:
             written = facts.folder.load_predictions(one.after, one.task)

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from seekr_lite.common.html_page import number
+from seekr_lite.evaluation.summary_figures import FIGURES
 from seekr_lite.tools.report.run_facts import RunFacts
 
-MEANINGS = {  # figure -> its title, and what it says
-    "op": ("OP", "Overall performance: the mean of the last row. Higher is better."),
-    "bwt": (
-        "BWT",
-        "Backward transfer: how much a score has changed since its task was learned; the mean over all tasks but the "
-        "last. Below zero: forgetting.",
-    ),
-    "bwt_official": ("BWT, official", "The same sum divided by all tasks, as the official script prints it."),
-    "forgetting": (
-        "Forgetting",
-        "The best score before the end less the last one; the mean over all tasks but the last. Above zero: "
-        "forgetting.",
-    ),
-    "fwt": ("FWT", "Forward transfer: the score just before a task is learned, less the bare base's; the mean."),
-    "nll": ("NLL", "Negative log-likelihood per answer token on held-out rows, after the last task. Lower is better."),
-    "nll_forgetting": (
-        "NLL change",
-        "How much the NLL has changed since each task was learned. Above zero: forgetting.",
-    ),
-}
 CHANGES = ("bwt", "bwt_official", "fwt", "nll_forgetting")  # shown with their sign
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure with what it says; unknown: why it is not known, where it is not."""
-
-    title: str
-    value: str
-    meaning: str
-    unknown: str
-
-
-def figures(facts: RunFacts) -> list[Figure]:
-    """All figures of the scoreboard."""
+def figures(facts: RunFacts) -> list[dict[str, str]]:
+    """All figures of the scoreboard; unknown: why one is not known, where it is not."""
     found = []
     for name, value in facts.board.summary().items():
+        figure = FIGURES[name]
         sign = "+" if name in CHANGES and value is not None and value > 0 else ""
-        shown = sign + number(value, 3 if "nll" in name else 1)
-        found.append(Figure(MEANINGS[name][0], shown, MEANINGS[name][1], _why_unknown(facts, name, value)))
+        shown = {"value": sign + number(value, figure.digits), "unknown": _why_unknown(facts, name, value)}
+        found.append({"title": figure.title, "meaning": figure.meaning, **shown})
     return found
 
 
