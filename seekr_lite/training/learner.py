@@ -1,8 +1,8 @@
 """The only training loop: learn one task.
 
-The learner holds the base, the sequence of adapters, the method and the memory. It knows no files: `run.py` keeps
-what it makes. Every random choice hangs on the seed and the index of the task (`seeds.py`), so a sequence that is
-continued equals one that never stopped.
+The learner holds the base, the sequence of adapters, the method and the memory. It knows no files: `runs/runner.py`
+keeps what it makes. Every random choice depends on the seed and the index of the task (`seeds.py`), so a sequence that
+is continued equals one that never stopped.
 """
 
 from __future__ import annotations
@@ -68,12 +68,7 @@ class Learner:
         UserError: the base cannot be loaded, or the recipe asks for more than it has.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        base: Base | None = None,
-        listener: Listener | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, base: Base | None = None, listener: Listener | None = None) -> None:
         self.recipe = recipe
         self.listener = listener
         self.base = base or load_base(recipe.base)
