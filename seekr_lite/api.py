@@ -201,7 +201,7 @@ def run(
         recipe: a recipe, or the path of a recipe file.
         output: the run folder; by default the recipe's `run.output`.
         overrides: `section.key=value`, for a recipe file.
-        listener: hears of progress; by default a progress display in a terminal or notebook.
+        listener: called with progress; by default a progress display in a terminal or notebook.
         tasks: tasks handed over from Python; the recipe's `data.tasks` names them.
         fresh: start anew; a run that is there is moved aside, not deleted.
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    import torch
-
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # proc(5), since Linux 4.0: the peak is what is held now
@@ -23,8 +20,6 @@ FORGET_PEAK = "5"  # proc(5), since Linux 4.0: the peak is what is held now
 def forget_peak(device: torch.device) -> bool:
     """Begins a new peak; returns whether that is possible here."""
     if device.type == "cuda":
-        import torch
-
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
@@ -37,8 +32,6 @@ def forget_peak(device: torch.device) -> bool:
 def peak_memory(device: torch.device) -> int | None:
     """Bytes at the most since `forget_peak`; None where it is not known."""
     if device.type == "cuda":
-        import torch
-
         return int(torch.cuda.max_memory_allocated(device))
     return _of_process("VmHWM")
 
@@ -46,8 +39,6 @@ def peak_memory(device: torch.device) -> int | None:
 def memory_in_use(device: torch.device) -> int | None:
     """Bytes now; None where it is not known."""
     if device.type == "cuda":
-        import torch
-
         return int(torch.cuda.memory_allocated(device))
     return _of_process("VmRSS")
 
@@ -74,7 +65,7 @@ class PhaseCost:
 
 @contextmanager
 def phase_cost(phase: str, device: torch.device) -> Iterator[PhaseCost]:
-    """Measures its block; memory as `peak_memory.py` does."""
+    """Measures its block; memory as `peak_memory` does."""
     cost = PhaseCost(phase)
     known, started = forget_peak(device), time.monotonic()
     yield cost
@@ -85,8 +76,6 @@ def phase_cost(phase: str, device: torch.device) -> Iterator[PhaseCost]:
 def limit_memory(gigabytes: float | None, device: torch.device) -> None:
     """Keeps this process from taking more of a GPU's memory than so many GiB; None lets it take all. Elsewhere nothing
     is limited."""
-    import torch
-
     if device.type != "cuda":
         return
     index = torch.cuda.current_device() if device.index is None else device.index  # torch wants a number here
@@ -97,10 +86,6 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
 
 def free_memory() -> None:
     """Gives back what models that nobody holds any more have taken, before the next one is loaded."""
-    import gc
-
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,9 +1,9 @@
-"""What a run tells the outside while it works. The learner and the run know this interface, not the terminal."""
+"""What a run reports while it works. The learner and the run call the current listener, and know no terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from seekr_lite.common.ambient import Ambient
@@ -12,11 +12,11 @@ Advance = Callable[[int], None]
 
 
 def ignore(units: int) -> None:
-    """An `Advance` that nobody watches."""
+    """An `Advance` that shows nothing."""
 
 
 class Listener:
-    """Hears what happens; this one says nothing. `report/console.py` draws it, the run folder logs it."""
+    """Its methods are called with what happens; these do nothing. `Console` draws it, `LogFile` writes it down."""
 
     @contextmanager
     def phase(self, description: str, total: int) -> Iterator[Advance]:
@@ -41,8 +41,6 @@ class Listeners(Listener):
 
     @contextmanager
     def phase(self, description: str, total: int) -> Iterator[Advance]:
-        from contextlib import ExitStack
-
         with ExitStack() as stack:
             advances = [stack.enter_context(listener.phase(description, total)) for listener in self.listeners]
 

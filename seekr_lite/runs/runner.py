@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path, writing
-from seekr_lite.common.memory import TESTING, phase_cost
+from seekr_lite.common.memory import TESTING, limit_memory, phase_cost
 from seekr_lite.common.processes import Processes, current_processes, launched_alone
 from seekr_lite.common.progress import Listener, Listeners, current_listener
 from seekr_lite.common.stopping import stop_signals
@@ -62,7 +62,6 @@ def run_recipe(
 
 def run_here(recipe: Recipe, path: Path, trackers: Trackers, tasks: Sequence[Task], fresh: bool) -> RunFolder:
     """Begins or takes up a run in `path`; all that can be refused is refused before a folder is made."""
-    from seekr_lite.common.memory import limit_memory
     from seekr_lite.model.base import choose_device, load_base
     from seekr_lite.training.learner import Learner
 
@@ -192,7 +191,7 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task]) -> None:
 
 
 def forget_damaged(folder: RunFolder, tasks: list[Task]) -> list[tuple[int | None, int]]:
-    """Evaluations (after, task) whose predictions are damaged or missing: taken out of the record, and told."""
+    """Evaluations (after, task) whose predictions are damaged or missing: taken out of the record, and said."""
     places = {task.name: index for index, task in enumerate(tasks)}
     damaged = folder.forget_damaged_evaluations()
     for one in damaged:

@@ -1,8 +1,8 @@
 """The only training loop: learn one task.
 
-The learner holds the base, the sequence of adapters, the method and the memory. It knows no files: `run.py` keeps
-what it makes. Every random choice hangs on the seed and the index of the task (`seeds.py`), so a sequence that is
-continued equals one that never stopped.
+The learner holds the base, the sequence of adapters, the method and the memory. It knows no files: `runs/runner.py`
+keeps what it makes. Every random choice depends on the seed and the index of the task (`seeds.py`), so a sequence that
+is continued equals one that never stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from seekr_lite.training.micro_batches import MicroBatches
 from seekr_lite.training.optimizers import learning_rate_factor, make_optimizer
 from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
 from seekr_lite.training.step_gradients import StepGradients
-from seekr_lite.training.step_log import StepPlace, StepRows, log_bad_step, log_step
+from seekr_lite.training.step_log import StepPlace, StepRows, log_step
 from seekr_lite.training.training_state import Checkpoints, Training
 
 GRADIENT_NORMS_EVERY = 50  # steps; each time costs one more backward pass of a micro-batch per loss term
@@ -68,12 +68,7 @@ class Learner:
         UserError: the base cannot be loaded, or the recipe asks for more than it has.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        base: Base | None = None,
-        listener: Listener | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, base: Base | None = None, listener: Listener | None = None) -> None:
         self.recipe = recipe
         self.listener = listener
         self.base = base or load_base(recipe.base)
@@ -160,9 +155,8 @@ class Learner:
         epochs = self._epochs(tasks)
         total = epochs * steps_per_epoch(*plan)
         gradients = StepGradients(self.method, self.adapters, self.micro_batches, replay.replay_weight)
-        guard = Guard(settings, total)
+        student, guard = list(self.adapters.student.values()), Guard(settings, total)
         training = self._begin(stage, total, guard, checkpoints)
-        student = list(self.adapters.student.values())
         title = f"learning {tasks[0].name if len(tasks) == 1 else 'all tasks'}"
         self.adapters.model.train()
         with training.random_numbers(self.base.device), current_listener().phase(title, total) as advance:
@@ -179,11 +173,7 @@ class Learner:
                     if guard.admits(numbers):
                         log_step(place, training.learning_rate, numbers)
                     else:
-                        named = StepRows.of(step, tasks, self.tasks, old)
-                        log_bad_step(place, tasks[0].name, numbers, named)
-                        if guard.gives_up:
-                            training.give_up(guard.error(tasks[0].name, place.step, named))
-                        training.optimizer.zero_grad(set_to_none=True)
+                        training.leave_out(place, tasks[0].name, numbers, StepRows.of(step, tasks, self.tasks, old))
                     training.step()
                     advance(1)
                     if stop.requested:

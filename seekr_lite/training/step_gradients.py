@@ -141,7 +141,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StepSum:
-    """Adds up gradients and loss values over all processes, and tells all of them who was asked to stop.
+    """Adds up gradients and loss values over all processes, which also learn that one of them was asked to stop.
 
     Everything travels in one vector: the gradients, which of them there are (a parameter that no row of the step has
     reached keeps none), the signals, the number of loss terms that have no place in the vector yet, and of the others

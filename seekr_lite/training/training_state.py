@@ -6,16 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
-from seekr_lite.common.errors import Stopped
 from seekr_lite.common.processes import current_processes
 from seekr_lite.common.seeds import generator_for, seed_for
 from seekr_lite.training.guard import Guard
 from seekr_lite.training.micro_batches import MicroBatches, random_states, restore_random_states
 from seekr_lite.training.optimizers import restored_state
+from seekr_lite.training.step_gradients import StepNumbers
+from seekr_lite.training.step_log import StepPlace, StepRows, log_bad_step
 
 ADAPTER, OPTIMIZER, RANDOM = "adapter/", "optimizer/", "random/"
 
@@ -112,11 +113,14 @@ class Training:
             torch.manual_seed(seed_for(self.seed, "dropout", self.stage, self.steps, processes.index))
         self.draws = random_states()
 
-    def give_up(self, error: Stopped) -> NoReturn:
-        """Raises an error in the middle of a step, which is kept as the next one of a run that goes on."""
-        restore_random_states(self.draws)
-        self.checkpoint()
-        raise current_processes().alike(error)
+    def leave_out(self, place: StepPlace, task: str, numbers: StepNumbers, rows: StepRows) -> None:
+        """Drops the gradients of a step that the guard did not admit. Raises `Stopped` where the guard gives up."""
+        log_bad_step(place, task, numbers, rows)
+        if self.guard.gives_up:
+            restore_random_states(self.draws)  # as it was before this step, which is the next one of a run that goes on
+            self.checkpoint()
+            raise current_processes().alike(self.guard.error(task, place.step, rows))
+        self.optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> None:
         """Changes the student by its gradients, and makes ready for the next step. Without gradients neither weights
