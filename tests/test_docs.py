@@ -63,3 +63,10 @@ def test_troubleshooting_quotes_real_messages() -> None:
     said = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
     assert len(quoted) == 12
     assert [message for message in quoted if message not in said] == []
+
+
+def test_the_architecture_page_names_every_file_of_the_package_and_no_other() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    tree = page.split("seekr_lite/\n", 1)[1].split("benchmarks/", 1)[0]
+    files = {path.name for path in (ROOT / "seekr_lite").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert set(re.findall(r"\b\w+\.py\b", tree)) - {"__init__.py", "make_tiny_base.py"} == files
