@@ -55,8 +55,8 @@ from seekr_lite.model.base import Base, choose_device, choose_dtype, load_base, 
 from seekr_lite.model.lora import AdapterSequence
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.tasks import gather_tasks
-from seekr_lite.tools.plan.configs import model_config
 from seekr_lite.tools.plan.measure import random_base
+from seekr_lite.tools.plan.shapes import model_config
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
 

@@ -46,7 +46,6 @@ NOT_RUN = {  # command -> why it is parsed only
 }
 LONG = {  # command -> why the quick journey leaves it out
     "seekr-lite compare recipes/quickstart.toml --methods sequential,replay,derpp,seekr --seeds 0,1,2": "twelve runs",
-    'seekr-lite plan big.toml --set \'data.tasks=["angry", "money"]\'': "plans the steps of a 7B base",
 }
 PLAIN = {"text", "json"}  # languages of blocks that nobody runs
 QUICK_PAGES = {"README.md"}

@@ -12,7 +12,6 @@ from peft.tuners.lora import LoraLayer
 from seekr_lite.model.base import load_base
 from seekr_lite.model.lora import AdapterSequence, LoraMatrix
 from seekr_lite.recipe.recipe import AdapterSettings, BaseSettings
-from seekr_lite.tools.plan.account import SavedBytes
 
 TOKENS = torch.arange(10, 40)[None]
 
@@ -36,10 +35,17 @@ def gradients(made: AdapterSequence) -> torch.Tensor:
 
 
 def kept_bytes(made: AdapterSequence) -> int:
-    """What a forward pass keeps for backward."""
-    with SavedBytes(made.model.parameters()) as saved:
+    """What a forward pass keeps for backward, beside the parameters."""
+    parameters = {parameter.data_ptr() for parameter in made.model.parameters()}
+    kept: dict[int, torch.Tensor] = {}  # by address; held here, so that no other tensor gets the address
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         made.model(input_ids=TOKENS, labels=TOKENS)
-    return saved.peak
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in parameters)
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])

@@ -33,9 +33,8 @@ def plan_command(
     from seekr_lite.tools.plan.measure import measure_plan, measured_dtype
     from seekr_lite.tools.plan.plan import at_speed, make_plan
 
-    hears = listener(quiet)
-    plan = make_plan(checked, tokens_per_second, measured_dtype(checked) if measure else None, hears)
-    measured = measure_plan(checked, plan, hears) if measure else None
+    plan = make_plan(checked, tokens_per_second, measured_dtype(checked) if measure else None)
+    measured = measure_plan(checked, plan, listener(quiet)) if measure else None
     if measured and measured.speed and tokens_per_second is None:
         plan = at_speed(plan, checked, measured.speed)
     if as_json:

@@ -1,5 +1,5 @@
 """What a run will need, before it starts: memory, disk, tokens, steps, time.
 
-The product's own code runs on tensors without memory (`fake.py`) while an account is kept of what would be alive
-(`account.py`); nothing is loaded and no GPU is needed. `measure.py` does the same for real.
+`shapes.py` has the sizes of the base, `memory.py` the formula of what is alive at the peak of each phase, and `plan.py`
+puts them together; nothing is loaded and no GPU is needed. `measure.py` runs the longest steps for real.
 """

@@ -8,8 +8,10 @@ from itertools import pairwise
 from math import exp, log
 from typing import TYPE_CHECKING
 
+from seekr_lite.common.files import user_path
 from seekr_lite.methods.registry import method_class
 from seekr_lite.tools.plan.schedule import EvaluationCount, StageCount
+from seekr_lite.tools.plan.shapes import BaseShape
 from seekr_lite.tools.plan.workload import Workload
 
 if TYPE_CHECKING:
@@ -125,18 +127,16 @@ def estimate_hours(recipe: Recipe, stages: Sequence[StageCount], evaluations: Ev
 
 def estimate_disk(
     recipe: Recipe,
+    shape: BaseShape,
     workload: Workload,
     stages: Sequence[StageCount],
     evaluations: EvaluationCount | None,
-    adapter_bytes: int,
-    heads: int,
-    download: int,
+    adapter_weights: int,
 ) -> Disk:
     """Adapters (fp32) exactly but for file headers; predictions hold prompts, answers and references as text.
 
     Args:
-        adapter_bytes: of one adapter of the recipe's rank.
-        heads: heads of the model, where they are scored; else 0.
+        adapter_weights: of one adapter of the recipe's rank.
     """
     method = method_class(recipe.method.name)
     count = 1 if method.joint else len(recipe.data.tasks)
@@ -146,11 +146,13 @@ def estimate_disk(
         round(stage.memory_rows * task.text_bytes) for stage, task in zip(stages, workload.tasks, strict=False)
     )
     text = max((task.text_bytes for task in workload.tasks), default=0.0)
+    scores = 3 * 4 * shape.layers * shape.heads if method.looks_into_attention else 0
+    local = user_path(recipe.base.model).is_dir() or recipe.base.model == "tiny"
     return Disk(
-        adapters=adapter_bytes * ranks,
-        heads=3 * 4 * heads * count,
+        adapters=4 * adapter_weights * ranks,
+        heads=scores * count,
         memory=memory,
         predictions=round(evaluations.prompts * text) if evaluations else 0,
         log=sum(stage.steps for stage in stages) * LOG_BYTES_A_STEP,
-        download=download,
+        download=0 if local else shape.parameters * 2,
     )

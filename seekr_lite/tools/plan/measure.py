@@ -1,36 +1,38 @@
 """The plan, for real: the base with random weights of its true shape, quantised, and the longest step of every phase.
 
-On a GPU the process is held to `run.memory_limit_gb`, and the peak is the allocator's. On a CPU the account of tensors
-that are alive is the peak, so what it says there is how right the fake run is, and how fast this machine.
+On a GPU the process is held to `run.memory_limit_gb`, and the peak is the allocator's. On a CPU the profiler says how
+much a step allocated, so what it says there is how right the formula is, and how fast this machine.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.memory import free_memory, limit_memory
-from seekr_lite.common.progress import Advance, Listener
+from seekr_lite.common.progress import Listener
 from seekr_lite.model.base import Base, avoid_cudnn_attention, choose_device, choose_dtype, keep_trainable
-from seekr_lite.tools.plan.configs import model_config
 from seekr_lite.tools.plan.costs import Speed
-from seekr_lite.tools.plan.weights import quantised_layers
+from seekr_lite.tools.plan.memory import held_heads
+from seekr_lite.tools.plan.shapes import model_config, quantised_layers, read_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
     from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.tools.plan.estimate import PhaseStep, Sizes
+    from seekr_lite.tools.plan.longest_steps import LongestStep
+    from seekr_lite.tools.plan.memory import Sizes
     from seekr_lite.tools.plan.plan import Plan
     from seekr_lite.training.learner import Learner
 
-PAD = 0
 NO_END = -1  # no token ends an answer
 WRITTEN = 16  # tokens of each answer that are timed
 WEIGHT_SCALE = 0.02
@@ -73,13 +75,9 @@ class Measured:
         return values
 
 
-def measured_dtype(recipe: Recipe) -> torch.dtype:
-    """What would be computed in on this device.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    return choose_dtype(recipe.base.dtype, choose_device(recipe.base.device))
+def measured_dtype(recipe: Recipe) -> str:
+    """What would be computed in on this device. Raises `UserError` where a GPU is asked for and there is none."""
+    return str(choose_dtype(recipe.base.dtype, choose_device(recipe.base.device))).removeprefix("torch.")
 
 
 def measure_plan(recipe: Recipe, plan: Plan, listener: Listener | None = None) -> Measured:
@@ -90,46 +88,50 @@ def measure_plan(recipe: Recipe, plan: Plan, listener: Listener | None = None) -
     """
     import torch
 
-    from seekr_lite.tools.plan.estimate import held_heads, steps_after_task, steps_while_learning
-    from seekr_lite.tools.plan.phases import enter_last_task, leave_last_task
+    from seekr_lite.tools.plan.longest_steps import (
+        enter_last_task,
+        last_adapter,
+        leave_last_task,
+        steps_after_task,
+        steps_while_learning,
+    )
     from seekr_lite.training.learner import Learner
 
-    device, dtype = choose_device(recipe.base.device), measured_dtype(recipe)
+    device = choose_device(recipe.base.device)
     limit_memory(recipe.run.memory_limit_gb, device)
     config = model_config(recipe.base)
-    text = config.get_text_config()
-    held = held_heads(recipe, int(text.num_hidden_layers), int(text.num_attention_heads))
-    learner = Learner(recipe, random_base(config, recipe, dtype, device))
-    learning = list(steps_while_learning(plan.sizes))
-    after = list(steps_after_task(plan.sizes, learner.method.looks_into_attention))
-    with (listener or Listener()).phase("measuring", len(learning) + len(after) + 1) as advance:
-        enter_last_task(learner, plan.sizes.tasks, held)
+    learner = Learner(recipe, random_base(config, recipe, getattr(torch, plan.dtype), device))
+    sizes = plan.sizes
+    with (listener or Listener()).phase("measuring", len(plan.phases)) as advance:
+        enter_last_task(learner, sizes.tasks, held_heads(recipe, read_shape(recipe.base)))
         moments = torch.empty(plan.training_state.optimizer, dtype=torch.uint8, device=device)
-        phases = [_measure(learner, step, plan, advance) for step in learning]
+        steps = [_measure(step, plan, device) for step in steps_while_learning(learner, sizes)]
+        advance(len({step.phase for step in steps}))
         del moments
         leave_last_task(learner)
-        phases += [_measure(learner, step, plan, advance) for step in after]
-        writing = None if any(phase.failure for phase in phases) else _writing_seconds(learner, plan.sizes)
-        advance(1)
+        for step in steps_after_task(learner, sizes):
+            with last_adapter(learner) if step.phase != "scoring" else nullcontext():
+                steps.append(_measure(step, plan, device))
+        writing = None if any(step.failure for step in steps) else _writing_seconds(learner, sizes)
+        advance(len(plan.phases) - 2)
     return Measured(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU",
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=plan.dtype,
         memory_limit_gb=recipe.run.memory_limit_gb if device.type == "cuda" else None,
-        speed=None if writing is None else _speed(phases, plan.sizes, writing),
-        phases=tuple(_largest(phases, name) for name in dict.fromkeys(phase.phase for phase in phases)),
+        speed=None if writing is None else _speed(steps, sizes, writing),
+        phases=tuple(_largest(steps, name) for name in dict.fromkeys(step.phase for step in steps)),
     )
 
 
-def _largest(phases: list[MeasuredPhase], name: str) -> MeasuredPhase:
+def _largest(steps: list[MeasuredPhase], phase: str) -> MeasuredPhase:
     """Of the steps of a phase the one that failed, or took most."""
-    steps = [phase for phase in phases if phase.phase == name]
-    return max(steps, key=lambda step: (step.failure is not None, step.peak or 0))
+    return max((one for one in steps if one.phase == phase), key=lambda one: (one.failure is not None, one.peak or 0))
 
 
-def _speed(phases: Sequence[MeasuredPhase], sizes: Sizes, writing: float) -> Speed:
+def _speed(steps: list[MeasuredPhase], sizes: Sizes, writing: float) -> Speed:
     """Tokens a second of each step. What a method does not do counts as training, of no tokens."""
     length = sizes.length
-    seconds = {phase.step: (phase.seconds or 0.0) / phase.rows for phase in phases}  # of a row
+    seconds = {step.step: (step.seconds or 0.0) / step.rows for step in steps}  # of a row
     trained = length.tokens / seconds["new rows"]
     scoring = seconds.get("sensitivity", 0.0) + seconds.get("change of maps", 0.0)
     return Speed(
@@ -147,10 +149,11 @@ def _writing_seconds(learner: Learner, sizes: Sizes) -> float:
     import torch
 
     from seekr_lite.evaluation.generate import answer_function
-    from seekr_lite.tools.plan.phases import prompts
+    from seekr_lite.tools.plan.longest_steps import PAD, generating, last_adapter, rows_of
+    from seekr_lite.tools.plan.memory import RowLength
 
-    rows = prompts(sizes.generation, sizes.length)
-    model = learner.adapters.model
+    rows = rows_of(sizes.generation, RowLength(sizes.length.prompt + sizes.in_front, 0))
+    model = generating(learner)
     answer = answer_function(model)
 
     def seconds(tokens: int) -> float:
@@ -160,46 +163,55 @@ def _writing_seconds(learner: Learner, sizes: Sizes) -> float:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    with learner.adapters.acting_as(len(learner.adapters.snapshots) - 1):
+    with last_adapter(learner):
         seconds(2)  # warms up
         return max(seconds(1 + WRITTEN) - seconds(1), 1e-9)
 
 
-def _measure(learner: Learner, step: PhaseStep, plan: Plan, advance: Advance) -> MeasuredPhase:
+def _measure(step: LongestStep, plan: Plan, device: torch.device) -> MeasuredPhase:
     """Runs a step twice: the first compiles and fills caches, the second is timed."""
     import torch
 
     planned = next(phase for phase in plan.phases if phase.phase == step.phase)
     result = MeasuredPhase(step.phase, step.name, step.rows, None, planned.peak - planned.overhead, None)
+    on_gpu = device.type == "cuda"
     try:
-        peak, _ = _run(learner, step, plan)
-        _, seconds = _run(learner, step, plan, account=False)
+        # On a CPU nobody counts what stays, which is taken as planned: it is exact.
+        peak = _gpu_peak(step.run) if on_gpu else planned.stays + cpu_peak(step.run)
+        started = time.perf_counter()
+        step.run()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return replace(result, peak=peak, seconds=time.perf_counter() - started)
     except (torch.OutOfMemoryError, UserError) as error:
         return replace(result, failure=str(error).splitlines()[0])
     finally:
         free_memory()
-        advance(1)
-    stays = 0 if learner.base.device.type == "cuda" else planned.stays
-    return replace(result, peak=stays + peak, seconds=seconds)
 
 
-def _run(learner: Learner, step: PhaseStep, plan: Plan, account: bool = True) -> tuple[int, float]:
-    """(peak bytes, seconds): on a GPU the allocator's peak of everything; on a CPU that of the step alone."""
+def _gpu_peak(run: Callable[[], object]) -> int:
     import torch
 
-    from seekr_lite.tools.plan.account import MemoryAccount
-
-    if learner.base.device.type != "cuda":
-        with MemoryAccount() if account else nullcontext() as alive:
-            started = time.perf_counter()
-            step.run(learner, step.rows, plan.sizes.length)
-        return alive.peak if alive else 0, time.perf_counter() - started
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    step.run(learner, step.rows, plan.sizes.length)
+    run()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated(), time.perf_counter() - started
+    return int(torch.cuda.max_memory_allocated())
+
+
+def cpu_peak(run: Callable[[], object]) -> int:
+    """The most bytes that torch had allocated for tensors at once, of those that `run` allocated, from its profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    sizes = [event["args"] for event in events if event.get("name") == "[memory]"]
+    before = int(sizes[0]["Total Allocated"]) - int(sizes[0]["Bytes"])
+    return max(int(size["Total Allocated"]) for size in sizes) - before
 
 
 def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Base:
@@ -211,10 +223,10 @@ def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.d
 
     with no_init_weights():  # pages of host memory that are never written are never taken
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=recipe.base.attention)
+    model.tie_weights()
     quantization = recipe.base.quantization
-    quantised = list(quantised_layers(model)) if quantization != "none" else []
-    for name in quantised:
-        linear = model.get_submodule(name)
+    quantised = dict(quantised_layers(model)) if quantization != "none" else {}
+    for name, linear in quantised.items():
         model.set_submodule(name, _quantised(linear, quantization, dtype, device))
     torch.manual_seed(0)
     done = {f"{name}.weight" for name in quantised}
@@ -229,7 +241,7 @@ def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.d
     model.config.use_cache = False
     model.is_loaded_in_4bit = quantization in ("nf4", "fp4")  # PEFT looks here
     model.is_loaded_in_8bit = quantization == "int8"
-    return Base(model, SimpleNamespace(pad_token_id=PAD, eos_token_id=PAD), recipe.base.model)  # type: ignore[arg-type]
+    return Base(model, SimpleNamespace(pad_token_id=0, eos_token_id=0), recipe.base.model)  # type: ignore[arg-type]
 
 
 def _quantised(linear: Any, quantization: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:

@@ -6,25 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.common.files import user_path
-from seekr_lite.common.progress import Listener
 from seekr_lite.methods.registry import method_class
-from seekr_lite.tools.plan.configs import model_config, planned_dtype
 from seekr_lite.tools.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
-from seekr_lite.tools.plan.estimate import ActivationPlan, AdapterBytes, Sizes, StepMemory, estimate_activations
+from seekr_lite.tools.plan.memory import NUMBER_BYTES, AdapterBytes, Sizes, StepMemory
 from seekr_lite.tools.plan.schedule import EvaluationCount, StageCount, count_evaluations, count_stages
-from seekr_lite.tools.plan.weights import LOADING_AT_ONCE, BaseBytes, base_bytes
+from seekr_lite.tools.plan.shapes import BaseShape, read_shape
 from seekr_lite.tools.plan.workload import Workload, read_workload
 
 if TYPE_CHECKING:
-    import torch
-
     from seekr_lite.recipe.recipe import Recipe
 
 GB = 1 << 30  # as cards are sold: a "24 GB" card has 24 times this
 CARDS_GB = (24, 16, 12, 8)
 # Not measured, and stated in the output: what CUDA and its libraries take, and what the allocator cannot reuse.
 CUDA_BYTES, FRAGMENTS = 600 << 20, 0.05
+LOADING_AT_ONCE = 4  # transformers reads so many weights in parallel, in full precision, before they are quantised
 UNKNOWN_ROWS = 1 << 10  # of a test set that is not here
 
 
@@ -75,7 +71,10 @@ class CardFit:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `seekr-lite plan` says; bytes, tokens, hours."""
+    """Everything that `seekr-lite plan` says, in bytes, tokens, hours.
+
+    caveat: what is not exact; "" where all is known.
+    """
 
     model: str
     quantization: str
@@ -85,6 +84,7 @@ class Plan:
     training_state: AdapterBytes
     sizes: Sizes
     counted: str
+    caveat: str
     micro_batch_tokens: int
     phases: tuple[PhaseMemory, ...]
     limit: CardFit | None
@@ -111,66 +111,46 @@ class Plan:
         return values
 
 
-def make_plan(
-    recipe: Recipe,
-    tokens_per_second: float | None = None,
-    dtype: torch.dtype | None = None,
-    listener: Listener | None = None,
-) -> Plan:
+def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: str | None = None) -> Plan:
     """Plans a recipe; nothing is loaded or downloaded.
 
     Args:
         tokens_per_second: of training; by default a published figure, scaled to the base.
         dtype: what is computed in; by default the recipe's, "auto" being bfloat16 unless it runs on a CPU.
-        listener: hears of progress.
 
     Raises:
         UserError: the base's sizes are not known here, or the recipe or its data is wrong.
     """
-    config = model_config(recipe.base)
-    workload = read_workload(recipe)
+    shape, workload, on_cpu = read_shape(recipe.base), read_workload(recipe), recipe.base.device == "cpu"
     stages = count_stages(recipe, workload) if workload.tasks else ()
     evaluations = count_evaluations(recipe, workload) if workload.tasks else None
-    dtype = dtype or planned_dtype(recipe.base)
-    base = bytes_of_config(config, dtype, recipe.base.quantization)
+    dtype = dtype or recipe.base.dtype
+    if dtype == "auto":
+        dtype = "float32" if on_cpu else "bfloat16"
     sizes = longest_sizes(recipe, workload, stages)
-    activations = estimate_activations(recipe, config, dtype, sizes, listener)
-    memory = MemoryPlan(base, activations, on_gpu=recipe.base.device != "cpu")
-    phases = memory.phases()
+    memory = PhasePlan(recipe, shape, dtype, sizes)
+    speed = choose_speed(recipe, shape.parameters, sizes.generation, tokens_per_second)
     limit_gb = recipe.run.memory_limit_gb
-    speed = choose_speed(recipe, base.parameters, sizes.generation, tokens_per_second)
-    text = config.get_text_config()
-    scores_heads = method_class(recipe.method.name).looks_into_attention
-    scored = int(text.num_hidden_layers) * int(text.num_attention_heads) if scores_heads else 0
-    local = user_path(recipe.base.model).is_dir() or recipe.base.model == "tiny"
     most_tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
-    most = recipe.train.batch_size, most_tested
     return Plan(
         model=recipe.base.model,
         quantization=recipe.base.quantization,
-        dtype=str(dtype).removeprefix("torch."),
-        on_gpu=memory.on_gpu,
-        parameters=base.parameters,
-        training_state=activations.adapters,
+        dtype=dtype,
+        on_gpu=not on_cpu,
+        parameters=shape.parameters,
+        training_state=memory.steps.adapters,
         sizes=sizes,
         counted=workload.counted,
+        caveat=caveat(shape),
         micro_batch_tokens=recipe.train.micro_batch_tokens,
-        phases=phases,
-        limit=None if limit_gb is None else memory.fit(limit_gb, sizes, *most),
-        cards=tuple(memory.fit(card, sizes, *most) for card in CARDS_GB),
+        phases=memory.phases(),
+        limit=None if limit_gb is None else memory.fit(limit_gb, most_tested),
+        cards=tuple(memory.fit(card, most_tested) for card in CARDS_GB),
         stages=stages,
         evaluations=evaluations,
         speed=speed,
         hours=None if speed is None or evaluations is None else estimate_hours(recipe, stages, evaluations, speed),
-        disk=estimate_disk(
-            recipe,
-            workload,
-            stages,
-            evaluations,
-            4 * activations.adapters.weights,
-            scored,
-            0 if local else base.parameters * 2,
-        ),
+        disk=estimate_disk(recipe, shape, workload, stages, evaluations, memory.steps.adapters.weights),
     )
 
 
@@ -181,13 +161,14 @@ def at_speed(plan: Plan, recipe: Recipe, speed: Speed) -> Plan:
     return replace(plan, speed=speed, hours=hours)
 
 
-def bytes_of_config(config: Any, dtype: torch.dtype, quantization: str) -> BaseBytes:
-    """`base_bytes` of the model that a configuration describes; it is never made."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return base_bytes(AutoModelForCausalLM.from_config(config, dtype=dtype), quantization)
+def caveat(shape: BaseShape) -> str:
+    """What of the memory of a base is not exact, in words."""
+    if not shape.unknown:
+        return ""
+    return (
+        f"{shape.unknown}: weights, adapter and optimizer are counted from the model's own modules; what comes and "
+        "goes is that of a plain decoder of these sizes, a guess. `plan --measure` runs the steps"
+    )
 
 
 def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCount]) -> Sizes:
@@ -211,33 +192,30 @@ def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCoun
     )
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
+class PhasePlan:
     """What stays on the device and what comes and goes, put together."""
 
-    base: BaseBytes
-    activations: ActivationPlan
-    on_gpu: bool
+    def __init__(self, recipe: Recipe, shape: BaseShape, dtype: str, sizes: Sizes) -> None:
+        self.recipe, self.sizes = recipe, sizes
+        self.steps = StepMemory(recipe, shape, dtype, sizes)
+        self.stored = shape.stored(recipe.base.quantization, NUMBER_BYTES[dtype])
+        self.dequantised, self.largest = shape.largest(recipe.base.quantization, NUMBER_BYTES[dtype])
+        scored = 1 if self.steps.method.looks_into_attention else 0  # sample by sample
+        rows = {"train": sizes.train, "replay": sizes.replay, "scoring": scored, "validation": sizes.held_out}
+        self.rows = {phase: count for phase, count in {**rows, "generation": sizes.generation}.items() if count}
 
     def phases(self) -> tuple[PhaseMemory, ...]:
-        """Every phase at the recipe's own sizes; of a phase with several steps the larger one."""
-        found = [self._load()]
-        names = dict.fromkeys(step.step.phase for step in self.activations.steps)
-        for name in names:
-            steps = [step for step in self.activations.steps if step.step.phase == name]
-            found.append(max((self._phase(step, step.step.rows) for step in steps), key=lambda phase: phase.peak))
-        return tuple(found)
+        """Every phase at the recipe's own sizes."""
+        return (self._load(), *(self._phase(phase, rows) for phase, rows in self.rows.items()))
 
-    def fit(self, memory_gb: float, sizes: Sizes, batch_size: int, most_tested: int) -> CardFit:
+    def fit(self, memory_gb: float, most_tested: int) -> CardFit:
         """What fits into `memory_gb`, up to all rows of a step, and of a test set."""
-        limit = memory_gb * GB
-        phases = self.phases()
-        largest = max(phases, key=lambda phase: phase.peak)
-        fixed = [step for step in self.activations.steps if step.step.one_row]
-        always = self._load().peak <= limit and all(self._phase(step, 1).peak <= limit for step in fixed)
-        row = sizes.length.tokens + sizes.in_front
-        micro = self._most_rows(limit, ("train", "replay"), batch_size) if always else 0
-        tested = self._most_rows(limit, ("validation", "generation"), most_tested) if always else 0
+        limit, batch_size = memory_gb * GB, self.recipe.train.batch_size
+        largest = max(self.phases(), key=lambda phase: phase.peak)
+        always = self._load().peak <= limit and ("scoring" not in self.rows or self._phase("scoring", 1).peak <= limit)
+        row = self.sizes.length.tokens + self.sizes.in_front
+        micro = self._most_rows(limit, {"train", "replay"}, batch_size) if always else 0
+        tested = self._most_rows(limit, {"validation", "generation"}, most_tested) if always else 0
         return CardFit(
             memory_gb,
             largest.peak <= limit,
@@ -247,37 +225,34 @@ class MemoryPlan:
             tested * row or None,
         )
 
-    def _most_rows(self, limit: float, phases: Sequence[str], most: int) -> int:
+    def _most_rows(self, limit: float, phases: set[str], most: int) -> int:
         """How many rows at once every one of these phases can take."""
-        steps = [step for step in self.activations.steps if step.step.phase in phases]
-        fits = [rows for rows in (0, 1) if rows == 0 or all(self._phase(step, 1).peak <= limit for step in steps)]
-        low, high = fits[-1], most + 1
-        while low and high - low > 1:
+        low, high = 0, most + 1
+        while high - low > 1:
             middle = (low + high) // 2
-            inside = all(self._phase(step, middle).peak <= limit for step in steps)
+            inside = all(self._phase(phase, middle).peak <= limit for phase in phases & self.rows.keys())
             low, high = (middle, high) if inside else (low, middle)
         return low
 
     def _load(self) -> PhaseMemory:
-        weights = LOADING_AT_ONCE if self.base.dequantised else 1
-        working = weights * self.base.largest_weight
-        return PhaseMemory("load", 0, self.base.stored, 0, 0, 0, 0, working, 0, self._overhead(0))
+        working = (LOADING_AT_ONCE if self.dequantised else 1) * self.largest
+        return PhaseMemory("load", 0, self.stored, 0, 0, 0, 0, working, 0, self._overhead(0))
 
-    def _phase(self, step: StepMemory, rows: int) -> PhaseMemory:
-        adapters, learns = self.activations.adapters, step.step.phase in ("train", "replay")
-        saved, peak = step.saved.at(rows), step.peak_at(rows)
+    def _phase(self, phase: str, rows: int) -> PhaseMemory:
+        adapters, learns = self.steps.adapters, phase in ("train", "replay")
+        step = max(self.steps.steps(phase, rows), key=lambda step: step.saved + step.working)
         return PhaseMemory(
-            phase=step.step.phase,
+            phase=phase,
             rows=rows,
-            base=self.base.stored,
+            base=self.stored,
             adapters=adapters.student + (adapters.others if learns else adapters.others_after),
             gradients=adapters.student if learns else 0,
             optimizer=adapters.optimizer if learns else 0,
-            saved=min(saved, peak),
-            working=peak - min(saved, peak),
-            dequantised=self.base.dequantised,
-            overhead=self._overhead(peak),
+            saved=round(step.saved),
+            working=round(step.working),
+            dequantised=self.dequantised,
+            overhead=self._overhead(step.saved + step.working),
         )
 
-    def _overhead(self, activations: int) -> int:
-        return CUDA_BYTES + round(FRAGMENTS * activations) if self.on_gpu else 0
+    def _overhead(self, activations: float) -> int:
+        return 0 if self.recipe.base.device == "cpu" else CUDA_BYTES + round(FRAGMENTS * activations)

@@ -138,6 +138,8 @@ def _work(plan: Plan) -> Iterator[Any]:
 def _notes(plan: Plan) -> Iterator[Any]:
     from rich.text import Text
 
+    if plan.caveat:
+        yield Text(f"Memory: {plan.caveat}.", style="yellow")
     yield Text(f"Tokens: {plan.counted}.", style="dim")
     if plan.speed:
         yield Text(f"Speed: {plan.speed.source}.", style="dim")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seekr_lite.common.files import user_path
 from seekr_lite.data.encoding import encode_prompts, encode_task_rows
 from seekr_lite.data.task import Example, Task
-from seekr_lite.tools.plan.phases import RowLength
+from seekr_lite.tools.plan.memory import RowLength
 
 if TYPE_CHECKING:
     from seekr_lite.recipe.recipe import Recipe
@@ -83,17 +83,16 @@ def _is_here(recipe: Recipe) -> bool:
 
 def _tokenizer(recipe: Recipe) -> Any:
     """The tokenizer from a folder or the cache, or None."""
-    from transformers.utils import cached_file
+    from huggingface_hub import try_to_load_from_cache
 
     from seekr_lite.model.base import load_tokenizer, resolve_model
 
-    source = resolve_model(recipe.base.model)
-    if not Path(source).is_dir():
-        try:
-            cached_file(source, "tokenizer_config.json", revision=recipe.base.revision, local_files_only=True)
-        except (OSError, ValueError):
-            return None
-    return load_tokenizer(recipe.base)
+    source, revision = resolve_model(recipe.base.model), recipe.base.revision or "main"
+    if Path(source).is_dir():
+        here = (Path(source) / "tokenizer_config.json").is_file()
+    else:
+        here = isinstance(try_to_load_from_cache(source, "tokenizer_config.json", revision=revision), str)
+    return load_tokenizer(recipe.base) if here else None
 
 
 def _count(task: Task, tokenizer: Any, recipe: Recipe) -> TaskRows:
