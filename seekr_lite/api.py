@@ -85,7 +85,7 @@ class Run:
         overrides: Sequence[str] = (),
         listener: Listener | None = None,
     ) -> list[Evaluation]:
-        """Tests models of the run on its tasks or another data set; writes nothing. See `run_evaluation.py`."""
+        """Tests models of the run on its tasks or another data set; writes nothing. See `tools/evaluate.py`."""
         from seekr_lite.tools.evaluate import evaluate_run
 
         with current_listener.set_to(listener):
