@@ -67,7 +67,7 @@ from seekr_lite.attention.tap import AttentionCall, tap
 from seekr_lite.common.memory import forget_peak, memory_in_use, peak_memory
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.head_scoring import score_heads
+from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
 from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.methods.seekr import Seekr
@@ -221,7 +221,8 @@ def step_cases(method: Seekr, shape: Shape, tokens: int) -> list[Case]:
         return [(terms / totals.label_tokens + settings.attention_weight * distillation.loss(), None)]
 
     def scoring() -> Roots:
-        score_heads(method.adapters, [row], None, 0, [None])
+        head_sensitivity(method.adapters, [row])
+        head_forgettability(method.adapters, [row], None, 0, [None])
         return []
 
     def around(checkpointing: bool, attention: Attention) -> Callable[[], AbstractContextManager[None]]:

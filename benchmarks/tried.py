@@ -190,7 +190,7 @@ def prompt_labels(batch: Batch) -> torch.Tensor:
 
 
 def _last(states: AnswerStates, positions: int) -> AnswerStates:
-    return states.with_hidden(states.hidden[:, states.hidden.shape[1] - positions :])
+    return replace(states, hidden=states.hidden[:, states.hidden.shape[1] - positions :])
 
 
 # ---------------------------------------------------------------------- rows beside those that are kept

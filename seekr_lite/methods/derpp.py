@@ -7,6 +7,7 @@ and never stored.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -54,6 +55,6 @@ class DarkExperienceReplay(Replay):
             with self.adapters.acting_as(task, slot_rank=self.adapters.teacher_rank):
                 part = run(replay.batch.subset(on_device), rows)
             if task == tasks[0]:
-                states = part.with_hidden(part.hidden.new_empty(len(replay.rows), *part.hidden.shape[1:]))
+                states = replace(part, hidden=part.hidden.new_empty(len(replay.rows), *part.hidden.shape[1:]))
             states.hidden[on_device] = part.hidden
         return states

@@ -39,7 +39,7 @@ class PromptPool(PromptSequence):
         asked = (batch.attention_mask.bool() & (batch.labels == IGNORED))[..., None]  # the prompt, without the answer
         embeddings = self.model.token_embeddings(batch.input_ids).float()
         query = (embeddings * asked).sum(1) / asked.sum(1)
-        return F.cosine_similarity(query[:, None], self.acting_weights()[PROMPT_KEYS].float(), dim=-1)
+        return F.cosine_similarity(query[:, None], self.acting[PROMPT_KEYS].float(), dim=-1)
 
     def choose(self, batch: Batch) -> torch.Tensor:
         """Which vectors go in front of each row: those of the `top` nearest prompts, `[r, top length]`."""

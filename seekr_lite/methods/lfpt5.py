@@ -124,21 +124,17 @@ class Lfpt5(DarkExperienceReplay):
     def _sampled(self, count: int, max_tokens: int) -> Iterator[tuple[str, bool]]:
         """Texts of up to `max_tokens` behind the vectors that act, and whether they came to their end."""
         tokenizer, model = self.adapters.base.tokenizer, self.adapters.model
-        vectors = model.vectors()
-        assert vectors is not None
-        ids = torch.arange(len(vectors), device=self.adapters.base.device) + model.first_id
-        causal: Any = model.get_base_model()
-        for rows in split_by_tokens([len(ids) + max_tokens] * count, TOKENS_AT_ONCE):
-            output = causal.generate(
-                input_ids=ids.expand(len(rows), -1),
-                attention_mask=torch.ones(len(rows), len(ids), dtype=torch.long, device=ids.device),
+        tokens = self.adapters.teacher_rank + 1 + max_tokens  # of a row, with all the vectors
+        for rows in split_by_tokens([tokens] * count, TOKENS_AT_ONCE):
+            nothing = torch.zeros(len(rows), 0, dtype=torch.long, device=self.adapters.base.device)
+            written = model.generate(
+                nothing,
                 max_new_tokens=max_tokens,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 use_cache=True,
                 **SAMPLING,
             )
-            written = output[:, len(ids) :]
             ended = (written == tokenizer.eos_token_id).any(-1).tolist()
             yield from zip(tokenizer.batch_decode(written, skip_special_tokens=True), ended, strict=True)
 

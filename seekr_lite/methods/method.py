@@ -16,21 +16,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.data.task import Example
+from seekr_lite.methods.memory import ReplayRow
+from seekr_lite.model.base import Base
 from seekr_lite.model.losses import answer_cross_entropy_sum
 from seekr_lite.model.snapshots import SnapshotSequence
-
-if TYPE_CHECKING:
-    from seekr_lite.data.task import Example
-    from seekr_lite.methods.memory import ReplayRow
-    from seekr_lite.model.base import Base
-    from seekr_lite.recipe.recipe import MethodSettings, Recipe
+from seekr_lite.recipe.recipe import MethodSettings, Recipe
 
 Option = bool | int | float | str
 

@@ -19,7 +19,7 @@ from seekr_lite.common.seeds import generator_for, seed_for
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.derpp import DarkExperienceReplay
-from seekr_lite.methods.head_scoring import score_heads
+from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
 from seekr_lite.model.answer_states import AnswerStates, answer_span, answer_states
 from seekr_lite.model.snapshots import SnapshotSequence
@@ -133,7 +133,8 @@ class Seekr(DarkExperienceReplay):
     def finish_task(self, index: int, samples: Sequence[EncodedExample]) -> None:
         before = index - 1 if index > 0 else None
         queries = [self._queries(index, sample, len(row.input_ids)) for sample, row in enumerate(samples)]
-        sensitivity, forgettability = score_heads(self.adapters, samples, before, index, queries)
+        sensitivity = head_sensitivity(self.adapters, samples)
+        forgettability = head_forgettability(self.adapters, samples, before, index, queries)
         sensitivities = [*(one.sensitivity for one in self.scores), sensitivity]
         forgettabilities = [*(one.forgettability for one in self.scores), forgettability]
         importance = accumulated_importance(sensitivities, forgettabilities, self.settings.accumulate)
@@ -160,19 +161,11 @@ class Seekr(DarkExperienceReplay):
     # ------------------------------------------------------------------ state
 
     def task_state(self, index: int) -> TaskState:
-        scores = self.scores[index]
-        return TaskState(
-            tensors={
-                "sensitivity": scores.sensitivity.contiguous(),
-                "forgettability": scores.forgettability.contiguous(),
-                "importance": scores.importance.contiguous(),
-            },
-            values={"heads": [list(head) for head in self.chosen[index]]},
-        )
+        tensors = {name: scores.contiguous() for name, scores in vars(self.scores[index]).items()}
+        return TaskState(tensors, values={"heads": [list(head) for head in self.chosen[index]]})
 
     def load_task_state(self, index: int, state: TaskState) -> None:
-        tensors = state.tensors
-        self.scores[index:] = [HeadScores(tensors["sensitivity"], tensors["forgettability"], tensors["importance"])]
+        self.scores[index:] = [HeadScores(**state.tensors)]
         self.chosen[index:] = [tuple((int(layer), int(head)) for layer, head in state.values["heads"])]
 
 

@@ -8,7 +8,7 @@ h hidden size, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,9 +28,6 @@ class AnswerStates:
 
     hidden: torch.Tensor
     to_logits: ToLogits
-
-    def with_hidden(self, hidden: torch.Tensor) -> AnswerStates:
-        return replace(self, hidden=hidden)
 
 
 def answer_span(batch: Batch) -> int:

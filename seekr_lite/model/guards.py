@@ -10,6 +10,7 @@ judge.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,33 +47,17 @@ def guard_against_hub_code() -> None:
 
 
 def _load(load: Callable[[ModuleType], None], module: ModuleType) -> None:
-    with _without_kernels(), _without_advice():
-        load(module)
-
-
-@contextmanager
-def _without_kernels() -> Iterator[None]:
     before = {name: sys.modules[name] for name in ("kernels",) if name in sys.modules}
+    logger = logging.getLogger("bitsandbytes")  # it logs the advice to install `kernels`
+    level = logger.level
     sys.modules["kernels"] = None  # type: ignore[assignment]  # Python's way to say: there is no such module
+    logger.setLevel(logging.ERROR)
     try:
-        yield
+        load(module)
     finally:
         del sys.modules["kernels"]
         sys.modules.update(before)
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """bitsandbytes logs the advice to install `kernels`."""
-    import logging
-
-    logger = logging.getLogger("bitsandbytes")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
 @contextmanager

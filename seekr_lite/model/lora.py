@@ -11,11 +11,12 @@ B_0 A_0 + B_1 A_1 = [B_0 B_1] [A_0; A_1].
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -29,10 +30,7 @@ from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.seeds import seed_for
 from seekr_lite.model.base import Base
 from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import AdapterSettings
-
+from seekr_lite.recipe.recipe import AdapterSettings
 
 STUDENT, SLOT, FROZEN = "student", "slot", "frozen"
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn")
@@ -45,6 +43,7 @@ class AdapterSequence(SnapshotSequence):
         self.base = base
         self.settings = settings
         self.seed = seed
+        self.grows = settings.growth == "stack"
         self.snapshots: list[Snapshot] = []
         self._slot_rank = 0
         self._active = [STUDENT]
@@ -61,22 +60,21 @@ class AdapterSequence(SnapshotSequence):
                 '"all-linear" or "attention"'
             )
         self._fit(STUDENT)
-        self._student = self._parameters(STUDENT)
-        self._slot: dict[str, torch.nn.Parameter] = {}
+        self.student = self._parameters(STUDENT)
         self._look_around()
         self._activate([STUDENT])
 
     # ------------------------------------------------------------------ the student
 
     def start_task(self, from_previous: bool = True) -> None:
-        """Prepares the student for the next task: on from the last one, fresh, or fresh on top of the frozen sum."""
+        """The next task starts on from the last one, fresh, or fresh on top of the frozen sum."""
         index = len(self.snapshots)
         if not from_previous or index == 0:
             self._drop(FROZEN)
             self._initialise_student(index)
             self._activate([STUDENT])
-        elif self.settings.growth == "continue":
-            _write(self._student, self.snapshots[-1])
+        elif not self.grows:
+            _write(self.student, self.snapshots[-1])
             self._activate([STUDENT])
         else:
             last = self.snapshots[-1]
@@ -87,8 +85,7 @@ class AdapterSequence(SnapshotSequence):
             self._activate([FROZEN, STUDENT])
 
     def finish_task(self) -> Snapshot:
-        """Freezes what the student has become: a host copy that joins the sequence."""
-        weights = {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self._student.items()}
+        weights = {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self.student.items()}
         rank = self.settings.rank
         if FROZEN in self._active:
             before = self.snapshots[-1]
@@ -101,25 +98,10 @@ class AdapterSequence(SnapshotSequence):
         self.snapshots.append(snapshot)
         return snapshot
 
-    @property
-    def student(self) -> dict[str, torch.nn.Parameter]:
-        """The student's parameters by PEFT's names, the same objects for every task."""
-        return dict(self._student)
-
-    @property
-    def grows(self) -> bool:
-        return self.settings.growth == "stack"
-
     # ------------------------------------------------------------------ snapshots that act
 
     @contextmanager
     def acting_as(self, index: int | None, slot_rank: int | None = None) -> Iterator[None]:
-        """Inside the block the model is the model after task `index`, or the bare base for None: eval mode, no
-        gradients. The student, its `requires_grad` and its gradients are as before afterwards.
-
-        `slot_rank` asks for a larger slot than the snapshot needs (the rest is zeros, which adds nothing), so that
-        one slot serves teachers of several ranks.
-        """
         try:
             with torch.no_grad(), eval_mode(self._modules):
                 if index is None:
@@ -136,7 +118,14 @@ class AdapterSequence(SnapshotSequence):
         self._active = [SLOT]
 
     def _put_into_slot(self, snapshot: Snapshot, slot_rank: int | None = None) -> None:
-        self._size_slot(slot_rank or snapshot.rank)
+        rank = slot_rank or snapshot.rank
+        if self._slot_rank != rank:
+            active = self._active
+            self._drop(SLOT)
+            self._add(SLOT, rank)
+            self._slot = self._parameters(SLOT)
+            self._slot_rank = rank
+            self._active = active
         _write(self._slot, snapshot)
         self._switch_to([SLOT])
 
@@ -146,7 +135,8 @@ class AdapterSequence(SnapshotSequence):
         config.target_modules = self.model.peft_config[STUDENT].target_modules
         config.base_model_name_or_path, config.revision = self.base.name_or_path, self.base.revision
         config.inference_mode = True
-        return {key: _plain(value) for key, value in sorted(config.to_dict().items())}
+        plain: dict[str, Any] = json.loads(json.dumps(config.to_dict(), sort_keys=True, default=sorted))
+        return plain
 
     # ------------------------------------------------------------------ the parts on the device
 
@@ -196,20 +186,11 @@ class AdapterSequence(SnapshotSequence):
             self.model.delete_adapter(adapter)
             self._look_around()
 
-    def _size_slot(self, rank: int) -> None:
-        if self._slot_rank != rank:
-            active = self._active
-            self._drop(SLOT)
-            self._add(SLOT, rank)
-            self._slot = self._parameters(SLOT)
-            self._slot_rank = rank
-            self._active = active
-
     @torch.no_grad()
     def _initialise_student(self, index: int) -> None:
         """LoRA's own start (A random, B zero), drawn on the host so that every device starts alike."""
         generator = torch.Generator().manual_seed(seed_for(self.seed, "adapter", index))
-        for name, parameter in sorted(self._student.items()):
+        for name, parameter in sorted(self.student.items()):
             if ".lora_A." in name:
                 start = torch.empty(parameter.shape)
                 torch.nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
@@ -220,7 +201,7 @@ class AdapterSequence(SnapshotSequence):
     def _activate(self, adapters: list[str]) -> None:
         """Makes adapters act, with gradients for the student alone (PEFT's `set_adapter` would flip them)."""
         self._switch_to(adapters)
-        for parameter in self._student.values():
+        for parameter in self.student.values():
             parameter.requires_grad_(True)
         self._active = list(adapters)
 
@@ -241,14 +222,6 @@ def _write(parameters: dict[str, torch.nn.Parameter], snapshot: Snapshot) -> Non
         else:
             parameter.zero_()
             parameter[tuple(slice(0, size) for size in source.shape)].copy_(source, non_blocking=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return getattr(value, "value", value)
 
 
 class LoraMatrix(nn.Linear):

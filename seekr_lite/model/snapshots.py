@@ -9,14 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from seekr_lite.model.base import Base
-    from seekr_lite.recipe.recipe import AdapterSettings
-
+from seekr_lite.model.base import Base
+from seekr_lite.recipe.recipe import AdapterSettings
 
 PROMPT_EMBEDDINGS, PROMPT_KEYS = "prompt_embeddings", "prompt_keys"
 
@@ -44,18 +42,19 @@ class Snapshot:
 
 
 class SnapshotSequence(ABC):
-    """The student, and the snapshots of finished tasks."""
+    """The student, and the snapshots of finished tasks.
+
+    student: its parameters by name, the same objects for every task, so an optimizer never loses them. grows: whether
+    each snapshot is larger than the one before. model: the base with what is trained on it.
+    """
 
     base: Base
     settings: AdapterSettings
     seed: int
     snapshots: list[Snapshot]
-    model: Any  # the base with what is trained on it
-
-    @property
-    @abstractmethod
-    def student(self) -> dict[str, torch.nn.Parameter]:
-        """The student's parameters by name, the same objects for every task, so an optimizer never loses them."""
+    student: dict[str, torch.nn.Parameter]
+    grows: bool
+    model: Any
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The student's parameters."""
@@ -83,12 +82,12 @@ class SnapshotSequence(ABC):
 
     def takes(self, snapshot: Snapshot) -> bool:
         """Whether a snapshot, of whatever rank, belongs to this base and to what is trained on it here."""
-        return _sizes(snapshot.weights) == _sizes(self.student)
 
-    @property
-    @abstractmethod
-    def grows(self) -> bool:
-        """Whether each snapshot is larger than the one before."""
+        def sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+            """Those that the base decides, by name: of lora_B `[out, rank]` the first, of all others but the first."""
+            return {name: one.shape[:1] if ".lora_B." in name else one.shape[1:] for name, one in weights.items()}
+
+        return sizes(snapshot.weights) == sizes(self.student)
 
     @property
     def teacher_rank(self) -> int:
@@ -98,8 +97,3 @@ class SnapshotSequence(ABC):
     @abstractmethod
     def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
         """`adapter_config.json` of a snapshot."""
-
-
-def _sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    """The sizes that the base decides, by name: of lora_B `[out, rank]` the first, of all others but the first."""
-    return {name: tensor.shape[:1] if ".lora_B." in name else tensor.shape[1:] for name, tensor in weights.items()}

@@ -7,10 +7,10 @@ with each task, in front of the frozen ones of all tasks before. A snapshot is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,12 +18,9 @@ from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.seeds import seed_for
 from seekr_lite.data.batch import IGNORED, Batch, collate
 from seekr_lite.data.encoding import EncodedExample
+from seekr_lite.model.base import Base
 from seekr_lite.model.snapshots import PROMPT_EMBEDDINGS, Snapshot, SnapshotSequence
-
-if TYPE_CHECKING:
-    from seekr_lite.model.base import Base
-    from seekr_lite.recipe.recipe import AdapterSettings
-
+from seekr_lite.recipe.recipe import AdapterSettings
 
 GENERATION = "generation_embedding"
 
@@ -48,44 +45,39 @@ class PromptSequence(SnapshotSequence):
         generation: bool = False,
     ) -> None:
         self.base, self.settings, self.seed = base, settings, seed
-        self.progressive = progressive
+        self.grows = progressive
         self.snapshots: list[Snapshot] = []
         self.model: PromptedModel = PromptedModel(base.model)
-        self._student: dict[str, torch.nn.Parameter] = {}
+        self.student: dict[str, torch.nn.Parameter] = {}
         self.add(PROMPT_EMBEDDINGS, tokens)
         if generation:
             self.add(GENERATION, 1)
         self._frozen: torch.Tensor | None = None  # of the tasks before [v, h]
-        self._acting: dict[str, torch.Tensor] | None = None  # a snapshot; None: the student
-        self._bare = False
+        # What acts now, by name: the student, or a snapshot on the device; nothing on the bare base.
+        self.acting: Mapping[str, torch.Tensor] = self.student
         self._generating = False
         self.model.vectors = self._vectors
 
     @property
-    def student(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self._student)
-
-    @property
-    def grows(self) -> bool:
-        return self.progressive
-
-    @property
     def teacher_rank(self) -> int:
         """As large as the prompt is: there is no slot."""
-        return len(self._student[PROMPT_EMBEDDINGS])
+        return len(self.student[PROMPT_EMBEDDINGS])
 
     def start_task(self, from_previous: bool = True) -> None:
         index = len(self.snapshots)
-        if index and from_previous and not self.progressive:
-            self._write(self.snapshots[-1].weights)
-        else:
-            self._initialise(index)
+        generator = torch.Generator().manual_seed(seed_for(self.seed, "prompt", index))
+        with torch.no_grad():
+            for name, parameter in sorted(self.student.items()):
+                if index and from_previous and not self.grows:
+                    parameter.copy_(self.snapshots[-1].weights[name])
+                else:
+                    parameter.copy_(self.initial(name, parameter, generator))
         self._frozen = None
-        if self.progressive and index:
+        if self.grows and index:
             self._frozen = self.snapshots[-1].weights[PROMPT_EMBEDDINGS].to(self.base.device)
 
     def finish_task(self) -> Snapshot:
-        weights = {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self._student.items()}
+        weights = {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self.student.items()}
         if self._frozen is not None:
             own = weights[PROMPT_EMBEDDINGS]
             weights[PROMPT_EMBEDDINGS] = torch.cat([own, self._frozen.to("cpu", own.dtype)])
@@ -95,18 +87,19 @@ class PromptSequence(SnapshotSequence):
 
     @contextmanager
     def acting_as(self, index: int | None, slot_rank: int | None = None) -> Iterator[None]:
-        before = (self._acting, self._bare)
+        before = self.acting
         try:
-            if index is not None:
+            if index is None:
+                self.acting = {}
+            else:
                 self.become(self.snapshots[index])
-            self._bare = index is None
             with torch.no_grad(), eval_mode(self.model.modules()):
                 yield
         finally:
-            self._acting, self._bare = before
+            self.acting = before
 
     def become(self, snapshot: Snapshot) -> None:
-        self._acting = {name: tensor.to(self.base.device) for name, tensor in snapshot.weights.items()}
+        self.acting = {name: tensor.to(self.base.device) for name, tensor in snapshot.weights.items()}
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -116,10 +109,6 @@ class PromptSequence(SnapshotSequence):
             yield
         finally:
             self._generating = False
-
-    def acting_weights(self) -> dict[str, torch.Tensor]:
-        """What acts now, by name: the student's parameters, or a snapshot on the device."""
-        return dict(self._student) if self._acting is None else self._acting
 
     def config_of(self, snapshot: Snapshot) -> dict[str, Any]:
         """`adapter_config.json` of a prompt-tuning adapter of PEFT, with sorted keys."""
@@ -144,35 +133,23 @@ class PromptSequence(SnapshotSequence):
         """Makes vectors a part of the student."""
         embeddings: Any = self.base.model.get_input_embeddings()
         shape, dtype = (count, int(embeddings.weight.shape[1])), getattr(torch, self.settings.dtype)
-        self._student[name] = torch.nn.Parameter(torch.zeros(shape, dtype=dtype, device=self.base.device))
-        self.model.register_parameter(name, self._student[name])
+        self.student[name] = torch.nn.Parameter(torch.zeros(shape, dtype=dtype, device=self.base.device))
+        self.model.register_parameter(name, self.student[name])
 
     def _vectors(self) -> torch.Tensor | None:
         """What acts now: `[v, h]`."""
-        if self._bare:
+        if not self.acting:
             return None
-        weights = self.acting_weights()
-        parts = [weights[PROMPT_EMBEDDINGS]]
-        if self._acting is None and self._frozen is not None:
+        parts = [self.acting[PROMPT_EMBEDDINGS]]
+        if self.acting is self.student and self._frozen is not None:
             parts.append(self._frozen)
         if self._generating:
-            parts.append(weights[GENERATION])
+            parts.append(self.acting[GENERATION])
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    @torch.no_grad()
-    def _write(self, weights: dict[str, torch.Tensor]) -> None:
-        for name, parameter in self._student.items():
-            parameter.copy_(weights[name])
-
-    @torch.no_grad()
-    def _initialise(self, index: int) -> None:
-        """Embeddings of tokens drawn at random (Lester et al. 2021, arXiv 2104.08691), on the host."""
-        generator = torch.Generator().manual_seed(seed_for(self.seed, "prompt", index))
-        for name, parameter in sorted(self._student.items()):
-            parameter.copy_(self.initial(name, parameter, generator))
-
     def initial(self, name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Where a parameter starts: `[v, h]`."""
+        """Where a parameter starts `[v, h]`: embeddings of tokens drawn at random on the host (Lester et al. 2021,
+        arXiv 2104.08691)."""
         drawn = torch.randint(self.model.first_id, (len(parameter),), generator=generator)
         return self.model.token_embeddings(drawn.to(self.base.device))
 
@@ -192,7 +169,7 @@ class PromptedModel(torch.nn.Module):
         self.causal = causal
         # Made anew each time, so that every backward pass has a graph of its own.
         self.vectors: Callable[[], torch.Tensor | None] = lambda: None
-        self.choose: Choose | None = None
+        self.choose: Choose = self._all_in_order
         embeddings = causal.get_input_embeddings()
         self.first_id = int(embeddings.weight.shape[0])
         self._virtual: torch.Tensor | None = None  # [r, n]: which ids of the running forward are virtual, and which
@@ -213,19 +190,19 @@ class PromptedModel(torch.nn.Module):
             found: torch.Tensor = self.causal.get_input_embeddings()(ids)
         return found
 
+    def _all_in_order(self, batch: Batch) -> torch.Tensor:
+        vectors = self.vectors()
+        assert vectors is not None
+        return torch.arange(len(vectors), device=vectors.device).expand(len(batch.input_ids), -1)
+
     # ------------------------------------------------------------------ rows with virtual tokens
 
     def with_prompt(self, batch: Batch) -> Batch:
         """The batch with virtual tokens between each row's padding and its first token."""
-        vectors = self.vectors()
-        if vectors is None:
+        if self.vectors() is None:
             return batch
         rows, tokens = batch.input_ids.shape
-        if self.choose is None:
-            chosen = torch.arange(len(vectors), device=batch.input_ids.device).expand(rows, -1)
-        else:
-            chosen = self.choose(batch)
-        ids = chosen + self.first_id  # [r, p]
+        ids = self.choose(batch) + self.first_id  # [r, p]
         count, device = ids.shape[1], ids.device
         # A row's own tokens move right by p, its padding stays; in between the virtual ones.
         columns = torch.arange(tokens, device=device).expand(rows, tokens)
@@ -247,13 +224,10 @@ class PromptedModel(torch.nn.Module):
     def rows_with_prompt(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
         """`with_prompt` for rows that are no batch yet."""
         vectors = self.vectors()
-        if vectors is None or not rows:
+        if vectors is None:
             return list(rows)
-        if self.choose is None:
-            front = [tuple(range(self.first_id, self.first_id + len(vectors)))] * len(rows)
-        else:
-            batches = (collate([row], 0).to(vectors.device) for row in rows)
-            front = [tuple((self.choose(batch)[0] + self.first_id).tolist()) for batch in batches]
+        batches = (collate([row], 0).to(vectors.device) for row in rows)
+        front = [(self.choose(batch)[0] + self.first_id).tolist() for batch in batches]
         return [replace(row, input_ids=(*ids, *row.input_ids)) for ids, row in zip(front, rows, strict=True)]
 
     # ------------------------------------------------------------------ used as any other model

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import TrainSettings
+from seekr_lite.recipe.recipe import TrainSettings
 
 
 def make_optimizer(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from itertools import chain
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,18 @@ def plan_epoch(
     order = generator.sample(range(rows), rows)
     new = [tuple(order[first : first + batch_size]) for first in range(0, rows, batch_size)]
     visits = _visits(memory, passes, generator)
-    if own_steps:
-        size = max(1, min(memory, batch_size))
-        own = [tuple(visits[first : first + size]) for first in range(0, len(visits), size)]
-        after: list[list[Step]] = [[] for _ in new]
-        for index, replay in enumerate(own):
-            after[_spread(index, len(own), len(new))].append(Step(replay=replay))
-        return [step for batch, following in zip(new, after, strict=True) for step in (Step(batch), *following)]
-    joined: list[list[int]] = [[] for _ in new]
-    for index, visit in enumerate(visits):
-        joined[_spread(index, len(visits), len(new))].append(visit)
-    return [Step(batch, tuple(replay)) for batch, replay in zip(new, joined, strict=True)]
+    size = max(1, min(memory, batch_size)) if own_steps else 1
+    groups = [tuple(visits[first : first + size]) for first in range(0, len(visits), size)]
+    beside: list[list[tuple[int, ...]]] = [[] for _ in new]  # what is replayed with each batch of new rows
+    for index, group in enumerate(groups):
+        beside[int((index + 0.5) * len(new) / len(groups))].append(group)
+    steps: list[Step] = []
+    for batch, replays in zip(new, beside, strict=True):
+        if own_steps:
+            steps += [Step(batch), *(Step(replay=replay) for replay in replays)]
+        else:
+            steps.append(Step(batch, tuple(chain(*replays))))
+    return steps
 
 
 def steps_per_epoch(rows: int, batch_size: int, memory: int, passes: float, own_steps: bool) -> int:
@@ -59,8 +61,3 @@ def _visits(memory: int, passes: float, generator: random.Random) -> list[int]:
     while len(visits) < count:
         visits += generator.sample(range(memory), memory)
     return visits[:count]
-
-
-def _spread(index: int, count: int, places: int) -> int:
-    """The place of item `index` of `count`, spread evenly over `places`."""
-    return int((index + 0.5) * places / count)

@@ -82,7 +82,9 @@ class StepGradients:
         """
         chosen, past = [rows[index] for index in step.new], [old[index] for index in step.replay]
         lengths = [len(row.input_ids) for row in chosen] + [len(row.encoded.input_ids) for row in past]
-        terms = self.micro_batches.fit(lambda: self._sum(chosen, past, with_norms), lengths, self._forget)
+        terms = self.micro_batches.fit(
+            lambda: self._sum(chosen, past, with_norms), lengths, self.adapters.model.zero_grad
+        )
         self.add_up(terms, with_norms)
         return terms
 
@@ -112,25 +114,19 @@ class StepGradients:
         if not loss:
             raise UserError(f'the method "{self.method.name}" gave no loss terms for a micro-batch; give at least one')
         wanted = [term for term in loss if with_norms and term.name not in terms.norms]
+        parameters = self.adapters.trainable_parameters()
         # A term that is alone, in the first micro-batch of a step, has the very gradient that backward() leaves.
-        alone = len(loss) == 1 and all(one.grad is None for one in self.adapters.trainable_parameters())
+        alone = len(loss) == 1 and all(one.grad is None for one in parameters)
         for term in wanted if not alone else ():
-            terms.norms[term.name] = self._gradient_norm(share * term.weight * term.value)
+            part = share * term.weight * term.value
+            terms.norms[term.name] = _total_norm(
+                torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
+            )
         (torch.stack([term.weight * term.value for term in loss]).sum() * share).backward()  # type: ignore[no-untyped-call]
         for term in wanted if alone else ():
-            terms.norms[term.name] = _total_norm([one.grad for one in self.adapters.trainable_parameters()])
+            terms.norms[term.name] = _total_norm([one.grad for one in parameters])
         for term in loss:
             terms.add(term)
-
-    def _gradient_norm(self, loss: torch.Tensor) -> torch.Tensor:
-        """L2 norm of the gradient; the graph and the parameters' own gradients stay as they are."""
-        parameters = self.adapters.trainable_parameters()
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        return _total_norm(gradients)
-
-    def _forget(self) -> None:
-        for parameter in self.adapters.trainable_parameters():
-            parameter.grad = None
 
 
 def _total_norm(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:

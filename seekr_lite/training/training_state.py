@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ class TrainingState:
     steps: int
     bad_steps: int
     seconds: float
-    order: list[Any]
+    order: Sequence[Any]
     micro_batch_tokens: int
     scheduler: dict[str, Any]
     optimizer: dict[str, dict[str, Any]]  # by parameter: what of its state is no tensor
@@ -58,37 +58,25 @@ class Checkpoints:
         """Keeps a state in place of the one before."""
 
 
+@dataclass(eq=False)
 class Training:
     """A task while it is learned: everything that the next step depends on, and that a checkpoint therefore holds.
 
-    Args:
-        seed: of the run.
-        stage: which stage is learned.
-        student: the parameters by name.
-        scheduler: of the learning rate; it has the optimizer.
-        checkpoints: where states inside the task are kept.
+    student: the parameters by name. scheduler: of the learning rate; it has the optimizer.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        stage: int,
-        student: dict[str, torch.nn.Parameter],
-        scheduler: torch.optim.lr_scheduler.LambdaLR,
-        guard: Guard,
-        micro_batches: MicroBatches,
-        checkpoints: Checkpoints,
-    ) -> None:
-        self.seed = seed
-        self.stage = stage
-        self.student = student
-        self.optimizer = scheduler.optimizer
-        self.scheduler = scheduler
-        self.guard = guard
-        self.micro_batches = micro_batches
-        self.checkpoints = checkpoints
+    seed: int
+    stage: int
+    student: dict[str, torch.nn.Parameter]
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    guard: Guard
+    micro_batches: MicroBatches
+    checkpoints: Checkpoints
+
+    def __post_init__(self) -> None:
+        self.optimizer = self.scheduler.optimizer
         self.epoch = self.done = self.steps = self.bad_steps = 0  # as in `TrainingState`
-        self.order = generator_for(seed, "order", stage)  # draws the plans of epochs
+        self.order = generator_for(self.seed, "order", self.stage)  # draws the plans of epochs
         self.epoch_order = self.order.getstate()  # at the start of the epoch
         self.seconds_before = 0.0  # in processes that were stopped
         self.started = time.monotonic()
@@ -170,7 +158,7 @@ class Training:
             steps=self.steps,
             bad_steps=self.bad_steps,
             seconds=self.seconds_before + time.monotonic() - self.started,
-            order=_listed(self.epoch_order),
+            order=self.epoch_order,
             micro_batch_tokens=self.micro_batches.tokens,
             scheduler={key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"},
             optimizer=plain,
@@ -192,21 +180,10 @@ class Training:
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
         restore_random_states((state.tensors[f"{RANDOM}cpu"], state.tensors.get(f"{RANDOM}cuda")))
-        self.order.setstate(_tupled(state.order))
-        self.epoch, self.done, self.steps, self.epoch_order = (
-            state.epoch,
-            state.done,
-            state.steps,
-            self.order.getstate(),
-        )
+        version, numbers, gauss = state.order
+        self.order.setstate((version, tuple(numbers), gauss))  # JSON knows no tuples
+        self.epoch, self.done, self.steps = state.epoch, state.done, state.steps
+        self.epoch_order = self.order.getstate()
         self.bad_steps = self.guard.bad_steps = state.bad_steps
         self.seconds_before = state.seconds
         self.micro_batches.tokens = min(self.micro_batches.tokens, state.micro_batch_tokens)
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(one) for one in value] if isinstance(value, tuple | list) else value
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(_tupled(one) for one in value) if isinstance(value, list | tuple) else value
