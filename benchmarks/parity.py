@@ -221,7 +221,7 @@ def compare_metrics(path: Path) -> list[Number]:
             elif case == "superni-acc":
                 metric = "first_word_accuracy"
             rows = zip(sources, predictions, references, strict=True)
-            ours = mean_score([METRICS[metric].score_row(source, text, [right]) for source, text, right in rows])
+            ours = mean_score([METRICS[metric](source, text, [right]) for source, text, right in rows])
             numbers.append(Number(name, case, official * factor, ours, METRIC_POINTS))
     for index, case in enumerate(content["extraction"]):
         equal = EXTRACTIONS[trace_extraction(case["task"])](case["raw"]) == case["extracted"]

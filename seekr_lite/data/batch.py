@@ -25,16 +25,11 @@ class Batch:
     labels: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.position_ids.to(device),
-            self.labels.to(device),
-        )
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def subset(self, rows: torch.Tensor) -> Batch:
         """Some rows, at the same width."""
-        return Batch(self.input_ids[rows], self.attention_mask[rows], self.position_ids[rows], self.labels[rows])
+        return Batch(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
     @property
     def padding(self) -> torch.Tensor:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.data.rows import both_splits, examples
 from seekr_lite.data.task import Example, Task
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 SAFE_BUILDERS = ("json", "csv", "parquet", "arrow", "text")  # readers of `datasets` that know no pickle and no archive
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TextStreamer
@@ -16,9 +16,7 @@ from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
 from seekr_lite.model.losses import answer_cross_entropy_sum
 from seekr_lite.model.soft_prompts import PromptedModel
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 # What makes transformers' `generate` greedy, whatever a model's own generation settings say.
 GREEDY: dict[str, Any] = {

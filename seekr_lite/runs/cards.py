@@ -10,6 +10,8 @@ import json
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in its documentation
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
@@ -200,9 +202,6 @@ def _settings(recipe: Recipe) -> str:
 
 def check_hub_id(name: str, option: str) -> None:
     """Raises `UserError` where no model of the hub can be called so."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in its documentation
-
     try:
         validate_repo_id(name)
     except HFValidationError as error:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path, writing
@@ -20,6 +19,7 @@ from seekr_lite.common.stopping import stop_signals
 from seekr_lite.data.task import Task
 from seekr_lite.evaluation.scoreboard import planned_evaluations, scoreboard, show
 from seekr_lite.methods.registry import with_options
+from seekr_lite.model.base import choose_device, load_base
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.cards import model_card
 from seekr_lite.runs.checks import check_against_base, check_continues
@@ -29,9 +29,7 @@ from seekr_lite.runs.log import LogFile, cut_to_whole_lines
 from seekr_lite.runs.record import file_checksum
 from seekr_lite.runs.tasks import gather_tasks, refuse_other_rows
 from seekr_lite.runs.trackers import Trackers, check_trackers
-
-if TYPE_CHECKING:
-    from seekr_lite.training.learner import Learner
+from seekr_lite.training.learner import Learner
 
 
 def run_recipe(
@@ -42,8 +40,6 @@ def run_recipe(
     fresh: bool = False,
 ) -> RunFolder:
     """What `seekr_lite.run` does; returns the folder of the finished run."""
-    from seekr_lite.model.base import choose_device
-
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_toml(recipe, overrides)
     path = user_path(output or recipe.run.output or "runs/run")
@@ -62,9 +58,6 @@ def run_recipe(
 
 def run_here(recipe: Recipe, path: Path, trackers: Trackers, tasks: Sequence[Task], fresh: bool) -> RunFolder:
     """Begins or takes up a run in `path`; all that can be refused is refused before a folder is made."""
-    from seekr_lite.model.base import choose_device, load_base
-    from seekr_lite.training.learner import Learner
-
     processes = current_processes()
     with processes.together():
         check_trackers(recipe.run.trackers)

@@ -12,15 +12,13 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import read_json, write_json
 from seekr_lite.common.packages import load_extra
 from seekr_lite.common.progress import Listener, current_listener
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
 
 PROJECT = "seekr-lite"  # wandb and trackio sort runs into projects
 NAMES_FILE = "trackers.json"  # the name of the run at each tracker that keeps its own
