@@ -75,14 +75,9 @@ def evaluate_task(
         Interrupted: a stop was asked for; the draft has the batches so far.
     """
     data, limits = recipe.data, recipe.evaluate
-    prompts = encode_prompts(
-        tokenizer,
-        [row.prompt for row in task.test],
-        max_prompt_tokens=data.max_prompt_tokens,
-        chat_template=data.chat_template,
-    )
-    new_tokens = task.max_new_tokens or data.max_answer_tokens
     sources = [row.prompt for row in task.test]
+    prompts = encode_prompts(tokenizer, sources, data)
+    new_tokens = task.max_new_tokens or data.max_answer_tokens
     draft, processes = draft or PredictionDraft(), current_processes()
     known = dict(processes.on_main(lambda: list(draft.known(sources).items())))
     by_row: dict[int, str] = {}

@@ -114,7 +114,7 @@ def hub_card(folder: RunFolder, stage: int, repository: str, config: dict[str, A
         "## Scores",
         _scores(folder, stage),
         "## How it was trained",
-        f"```toml\n{_settings(recipe)}\n```",
+        f"```toml\n{recipe.to_toml(SHOWN_SECTIONS).strip()}\n```",
         _made_with(record),
         "## Licence",
         "The licence of the base model and those of the tasks' data apply to this adapter. Whoever publishes it has to "
@@ -194,10 +194,6 @@ def _scores(folder: RunFolder, stage: int) -> str:
         return "The run has not tested this adapter."
     head = "| task | metric | score (0 to 100) | NLL of held-out answers, per token |\n|---|---|---|---|"
     return "\n".join([head, *rows])
-
-
-def _settings(recipe: Recipe) -> str:
-    return recipe.to_toml(SHOWN_SECTIONS).strip()
 
 
 def check_hub_id(name: str, option: str) -> None:

@@ -80,7 +80,7 @@ def run_here(recipe: Recipe, path: Path, trackers: Trackers, tasks: Sequence[Tas
                 held.enter_context(locked(path))
                 folder = prepare_folder(path, recipe, tasks)
                 held.enter_context(trackers)
-                trackers.go_on_after(stage.steps for stage in folder.record.stages)
+                trackers.stage_steps = [stage.steps for stage in folder.record.stages]
         held.enter_context(stop_signals(alone=processes.count == 1))
         folder = seen_by_all(path, folder)
         carry_on(folder, learner, sequence)
@@ -151,9 +151,10 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task]) -> None:
     stages = [tasks] if joint else [[task] for task in tasks]
     planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
     # What was recorded once is made again, too, where the rounds of the longer sequence no longer ask for it.
-    damaged = current_processes().on_main(lambda: forget_damaged(folder, tasks))
+    damaged = current_processes().on_main(folder.forget_damaged_evaluations)
     by_main(folder, lambda: None)
-    evaluations = list(dict.fromkeys([*planned, *((after, task) for after, task in damaged)]))
+    places = {task.name: index for index, task in enumerate(tasks)}
+    evaluations = list(dict.fromkeys([*planned, *((after, places[task]) for after, task in damaged)]))
     checkpoints = folder.checkpoints(recipe)
     evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
@@ -181,16 +182,6 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task]) -> None:
     scores = scoreboard(metrics, results, recipe.method.name, recipe.run.seed)
     by_main(folder, lambda: folder.save_scores(scores.to_json()))
     by_main(folder, checkpoints.forget)
-
-
-def forget_damaged(folder: RunFolder, tasks: list[Task]) -> list[tuple[int | None, int]]:
-    """Evaluations (after, task) whose predictions are damaged or missing: taken out of the record, and said."""
-    places = {task.name: index for index, task in enumerate(tasks)}
-    damaged = folder.forget_damaged_evaluations()
-    for one in damaged:
-        path = folder.predictions_path(one.after, one.task)
-        current_listener().say(f"{path}: damaged or missing; this evaluation is made again")
-    return [(one.after, places[one.task]) for one in damaged]
 
 
 def evaluate_after(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Self
@@ -47,10 +47,6 @@ class Trackers(Listener):
         self.waiting: list[str] = list(dict.fromkeys(recipe.run.trackers))
         self.running: dict[str, Any] = {}
         self.stage_steps: list[int] = []  # of the finished stages
-
-    def go_on_after(self, stage_steps: Iterable[int]) -> None:
-        """Tells how many steps each stage took that was finished before."""
-        self.stage_steps = list(stage_steps)
 
     def event(self, kind: str, **values: Any) -> None:
         if kind == "step":
@@ -98,7 +94,7 @@ class Trackers(Listener):
             tracker = tracking.TrackioTracker(PROJECT, name=self._name_at("trackio"), resume="allow")
         tracker.start()
         if name != "tensorboard":  # which would make one more folder for it, beside the run's own recipe.toml
-            tracker.store_init_configuration(flat_recipe(self.recipe))
+            tracker.store_init_configuration({key: plain(value) for key, value in self.recipe.by_key().items()})
         self.running[name] = tracker
 
     def _name_at(self, name: str) -> str:
@@ -139,9 +135,6 @@ def evaluation_values(event: Mapping[str, Any]) -> dict[str, float]:
     return {f"{kind}/{event['task']}": event[kind] for kind in ("score", "nll") if event[kind] is not None}
 
 
-def flat_recipe(recipe: Recipe) -> dict[str, bool | int | float | str | None]:
-    """`section.key` -> value; lists as text, since trackers keep plain values."""
-    return {
-        key: value if isinstance(value, bool | int | float | str | None) else str(value)
-        for key, value in recipe.by_key().items()
-    }
+def plain(value: Any) -> bool | int | float | str | None:
+    """Lists as text, since trackers keep plain values."""
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
