@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekr_lite.data.superni import superni_metric
-from seekr_lite.data.trace import trace_metric
+from seekr_lite.data.trace import trace_scoring
 from seekr_lite.evaluation.metrics import METRICS, mean_score, tokens_13a
 
 pytestmark = pytest.mark.core
@@ -19,7 +19,7 @@ TEXTS = st.text(max_size=40) | PIECES
 
 def test_metrics_of_tasks() -> None:
     tasks = ("MeetingBank", "Py150", "20Minuten", "FOMC", "mine")
-    assert [trace_metric(task) for task in tasks] == ["rouge_l", "fuzz", "sari", "accuracy", "exact_match"]
+    assert [trace_scoring(task)[0] for task in tasks] == ["rouge_l", "fuzz", "sari", "accuracy", "exact_match"]
     assert superni_metric("task363_sst2_polarity_classification") == "superni_accuracy"
     assert superni_metric("task195") == "superni_accuracy"
     assert superni_metric("task002_quoref_answer_generation") == "superni_rouge_l"

@@ -48,8 +48,7 @@ def collate(rows: Sequence[EncodedExample], pad_token_id: int, multiple_of: int 
         ids = torch.tensor(row.input_ids)
         input_ids[index, tokens - len(ids) :] = ids
         attention_mask[index, tokens - len(ids) :] = 1
-        if row.answer_length:
-            labels[index, tokens - row.answer_length :] = ids[len(ids) - row.answer_length :]
+        labels[index, tokens - row.answer_length :] = ids[len(ids) - row.answer_length :]
     position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     return Batch(input_ids, attention_mask, position_ids, labels)
 

@@ -94,9 +94,5 @@ def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskRepor
 
 def _lengths(values: Sequence[int]) -> Lengths:
     ordered = sorted(values)
-    return Lengths(
-        ordered[0],
-        int(statistics.median(ordered)),
-        ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-        ordered[-1],
-    )
+    median, p95 = int(statistics.median(ordered)), ordered[int(0.95 * len(ordered))]
+    return Lengths(ordered[0], median, p95, ordered[-1])

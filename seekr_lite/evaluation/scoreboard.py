@@ -135,12 +135,9 @@ class Scoreboard:
     def rounds(self) -> list[tuple[int | None, Row, tuple[float | None, ...]]]:
         """The rows that have something to show: (after which task, scores, perplexity of each text); the bare base
         is None."""
-        bare = self.base if self.base is not None else (None,) * len(self.tasks)
-        rows = [(None, bare), *enumerate(self.matrix)]
+        rows = [(None, self.base or (None,) * len(self.tasks)), *enumerate(self.matrix)]
         found = [(after, row, tuple(one.perplexity(after) for one in self.texts)) for after, row in rows]
-        return [
-            (after, row, texts) for after, row, texts in found if any(value is not None for value in (*row, *texts))
-        ]
+        return [one for one in found if any(value is not None for value in (*one[1], *one[2]))]
 
     def summary(self) -> dict[str, float | None]:
         """The figures by name."""

@@ -100,10 +100,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
         """Raises `Stopped` where it cannot be written."""
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-        record = RunRecord(recipe.method.name, recipe.run.seed, versions(), recipe.to_toml())
-        folder = cls(path, record)
+        folder = cls(path, RunRecord(recipe.method.name, recipe.run.seed, versions(), recipe.to_toml()))
         folder.write_recipe(recipe)
         return folder
 

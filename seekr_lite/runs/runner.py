@@ -17,7 +17,7 @@ from seekr_lite.common.processes import Processes, current_processes, launched_a
 from seekr_lite.common.progress import Listener, Listeners, current_listener
 from seekr_lite.common.stopping import stop_signals
 from seekr_lite.data.task import Task
-from seekr_lite.evaluation.scoreboard import planned_evaluations, scoreboard, show
+from seekr_lite.evaluation.scoreboard import Evaluation, planned_evaluations, scoreboard, show
 from seekr_lite.methods.registry import with_options
 from seekr_lite.model.base import choose_device, load_base
 from seekr_lite.recipe.recipe import Recipe
@@ -189,7 +189,7 @@ def evaluate_after(
     learner: Learner,
     after: int | None,
     tasks: list[Task],
-    evaluations: list[tuple[int | None, int]],
+    evaluations: list[Evaluation],
 ) -> None:
     """Makes the planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:
