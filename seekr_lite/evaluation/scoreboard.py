@@ -202,7 +202,7 @@ class Scoreboard:
 
     def _repr_html_(self) -> str:
         figures = [f"{name} {show(value, FIGURES[name].digits)}" for name, value in self.summary().items()]
-        caption = f"{self.method}, seed {self.seed}: {figures}"
+        caption = f"{self.method}, seed {self.seed}: {', '.join(figures)}"
         names = {after: "(bare base)" if after is None else self.tasks[after] for after, *_ in self.rounds()}
         return render("evaluation/scoreboard.html.j2", board=self, caption=caption, names=names, outlined=False)
 
