@@ -13,6 +13,7 @@ from pathlib import Path
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path, writing
 from seekr_lite.common.memory import TESTING, limit_memory, phase_cost
+from seekr_lite.common.packages import load_extra
 from seekr_lite.common.processes import Processes, current_processes, launched_alone
 from seekr_lite.common.progress import Listener, Listeners, current_listener
 from seekr_lite.common.stopping import stop_signals
@@ -28,7 +29,7 @@ from seekr_lite.runs.lock import locked
 from seekr_lite.runs.log import LogFile, cut_to_whole_lines
 from seekr_lite.runs.record import file_checksum
 from seekr_lite.runs.tasks import gather_tasks, refuse_other_rows
-from seekr_lite.runs.trackers import Trackers, check_trackers
+from seekr_lite.runs.trackers import Trackers
 from seekr_lite.training.learner import Learner
 
 
@@ -60,7 +61,8 @@ def run_here(recipe: Recipe, path: Path, trackers: Trackers, tasks: Sequence[Tas
     """Begins or takes up a run in `path`; all that can be refused is refused before a folder is made."""
     processes = current_processes()
     with processes.together():
-        check_trackers(recipe.run.trackers)
+        for tracker in recipe.run.trackers:
+            load_extra(tracker, tracker)
         RunFolder.check_free(path)
         folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
         if folder is not None:

@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Self
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import read_json, write_json
-from seekr_lite.common.packages import load_extra
 from seekr_lite.common.progress import Listener, current_listener
 from seekr_lite.recipe.recipe import Recipe
 
 PROJECT = "seekr-lite"  # wandb and trackio sort runs into projects
 NAMES_FILE = "trackers.json"  # the name of the run at each tracker that keeps its own
 NOT_A_LOSS = {"stage", "step", "epoch", "learning_rate", "gradient_norm", "term_gradient_norms"}
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raises `UserError` where the package of a tracker is not installed: how to install it."""
-    for name in names:
-        load_extra(name, name)
 
 
 class Trackers(Listener):
