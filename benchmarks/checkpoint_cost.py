@@ -31,7 +31,7 @@ class TimedCheckpoints(CheckpointFile):
     """One after every step, with the seconds from where it is due to where it is safe."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, steps=1, minutes=None, say=print)
+        super().__init__(path, steps=1, minutes=None)
         self.seconds: list[float] = []
         self._due = 0.0
 

@@ -78,9 +78,8 @@ def prepare(recipe: Recipe, adapter: Path | None) -> Examination:
     else:
         model.load_adapter(str(adapter), "given")
         model.set_adapter("given")
-    prompts = encode_prompts(
-        tokenizer, [row.prompt for task in tasks for row in task.test], max_prompt_tokens=data.max_prompt_tokens
-    )
+    plain = data.model_copy(update={"chat_template": False})
+    prompts = encode_prompts(tokenizer, [row.prompt for task in tasks for row in task.test], plain)
     return Examination(model.eval(), tokenizer, prompts, data.max_answer_tokens, recipe.evaluate.batch_tokens)
 
 

@@ -136,12 +136,7 @@ def _prompts(folder: RunFolder, count: int) -> list[EncodedExample]:
     texts = [row.prompt for task in tasks for row in task.test[:each]][:count]
     if len(texts) < count:
         raise UserError(f"--prompts {count}: the run's tasks have {len(texts)} test rows when {each} of each are taken")
-    return encode_prompts(
-        load_tokenizer(recipe.base),
-        texts,
-        max_prompt_tokens=recipe.data.max_prompt_tokens,
-        chat_template=recipe.data.chat_template,
-    )
+    return encode_prompts(load_tokenizer(recipe.base), texts, recipe.data)
 
 
 def _plain_model(folder: Path, settings: BaseSettings) -> Any:

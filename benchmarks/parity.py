@@ -26,7 +26,7 @@ from benchmarks.golden_case import GIVEN, Case, read_json
 from seekr_lite.attention.importance import accumulated_importance
 from seekr_lite.cli.app import quiet_libraries
 from seekr_lite.common.errors import UserError
-from seekr_lite.data.trace import trace_extraction, trace_metric
+from seekr_lite.data.trace import trace_scoring
 from seekr_lite.evaluation.extraction import EXTRACTIONS
 from seekr_lite.evaluation.metrics import METRICS, mean_score
 
@@ -217,14 +217,15 @@ def compare_metrics(path: Path) -> list[Number]:
             sources = given["sources"] or [""] * len(predictions)
             metric, factor = OFFICIAL_METRICS[name]
             if name == "accuracy" and case in ("C-STANCE", "ScienceQA"):
-                metric = trace_metric(case)
+                metric, _ = trace_scoring(case)
             elif case == "superni-acc":
                 metric = "first_word_accuracy"
             rows = zip(sources, predictions, references, strict=True)
-            ours = mean_score([METRICS[metric].score_row(source, text, [right]) for source, text, right in rows])
+            ours = mean_score([METRICS[metric](source, text, [right]) for source, text, right in rows])
             numbers.append(Number(name, case, official * factor, ours, METRIC_POINTS))
     for index, case in enumerate(content["extraction"]):
-        equal = EXTRACTIONS[trace_extraction(case["task"])](case["raw"]) == case["extracted"]
+        _, extraction = trace_scoring(case["task"])
+        equal = EXTRACTIONS[extraction](case["raw"]) == case["extracted"]
         numbers.append(Number("extraction", f"{case['task']}[{index}]", 1.0, float(equal), 0.0))
     return numbers
 

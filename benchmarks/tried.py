@@ -241,7 +241,8 @@ def written(learner: Learner, old: Task, kept: Sequence[Example], count: int, se
 def answered(learner: Learner, index: int, prompts: Sequence[str]) -> list[Example]:
     """The prompts, with what the adapter of task `index` answers to them."""
     tokenizer, data = learner.base.tokenizer, learner.recipe.data
-    encoded, answers = encode_prompts(tokenizer, prompts, max_prompt_tokens=data.max_prompt_tokens), dict[int, str]()
+    encoded = encode_prompts(tokenizer, prompts, data.model_copy(update={"chat_template": False}))
+    answers: dict[int, str] = {}
     with learner.adapters.acting_as(index):
         tokens, room = data.max_answer_tokens, learner.recipe.evaluate.batch_tokens
         for some in generate(learner.adapters.model, tokenizer, encoded, tokens, room, known={}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def _settings(**more: Any) -> DataSettings:
 
 
 def _check(**more: Any) -> TaskReport:
-    (report,) = check_data([_task()], TINY, _settings(**more)).tasks
+    (report,) = check_data([_task()], TINY, _settings(**more))
     return report
 
 
@@ -91,13 +92,13 @@ def test_the_example_splits_into_what_is_read_and_what_is_learned() -> None:
 def test_rows_that_spell_out_a_special_token_are_counted() -> None:
     rows = (Example(f"a dog {TINY.eos_token} runs", "yes"), Example("a cat", f"no{TINY.eos_token}"), Example("a", "b"))
     report = check_data([_task(train=rows)], TINY, _settings())
-    assert report.tasks[0].special_token_rows == 2
+    assert report[0].special_token_rows == 2
     assert "mine: 2 training rows spell out a special token" in _shown(report)
 
 
 def test_the_report_is_json() -> None:
-    report = check_data([_task("one"), _task("two")], TINY, _settings()).to_json()
-    assert [task["name"] for task in json.loads(json.dumps(report))["tasks"]] == ["one", "two"]
+    report = check_data([_task("one"), _task("two")], TINY, _settings())
+    assert [task["name"] for task in json.loads(json.dumps([asdict(task) for task in report]))] == ["one", "two"]
 
 
 def test_tasks_without_training_rows_are_refused_together() -> None:
@@ -118,7 +119,7 @@ def test_the_table_marks_the_label_and_notes_what_is_odd() -> None:
 def test_text_of_the_data_is_never_markup() -> None:
     row = Example("[bold]loud[/bold] [/nothing]", "[red]answer[/red]")
     report = check_data([_task(train=(row,))], TINY, _settings())
-    (task,) = report.tasks
+    (task,) = report
     assert task.example.label in _shown(report)
 
 
@@ -137,5 +138,5 @@ def test_real_trace_overlap_is_found() -> None:
         {"format": "trace", "path": str(REAL_TRACE), "tasks": ("NumGLUE-cm", "NumGLUE-ds"), "validation_rows": 0}
     )
     report = check_data(load_tasks(settings), AutoTokenizer.from_pretrained(SMOLLM2_FOLDER), settings)
-    assert report.tasks[0].duplicate_prompts == 263
+    assert report[0].duplicate_prompts == 263
     assert report.tasks[1].test_prompts_in_train == 17

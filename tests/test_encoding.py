@@ -76,7 +76,7 @@ def test_the_prompt_starts_with_the_start_token_and_does_not_end() -> None:
 def test_prompts_to_generate_from_are_the_prompts_that_were_learned(tokenizer: Any) -> None:
     text = "tail: red wolf saw ->"
     learned, _ = _parts(_encode(tokenizer, text, "saw", max_prompt=6))
-    (generated,) = encode_prompts(tokenizer, [text], max_prompt_tokens=6)
+    (generated,) = encode_prompts(tokenizer, [text], DataSettings(format="python", max_prompt_tokens=6))
     assert list(generated.input_ids) == learned
     assert generated.answer_length == 0
 
@@ -120,18 +120,20 @@ def test_the_end_token_that_a_tokenizer_adds_leaves_the_prompt() -> None:
 
 def test_nothing_encodes_to_nothing(tokenizer: Any) -> None:
     assert encode_task_rows(tokenizer, [], DataSettings(format="python")) == []
-    assert encode_prompts(tokenizer, [], max_prompt_tokens=4) == []
+    assert encode_prompts(tokenizer, [], DataSettings(format="python", max_prompt_tokens=4)) == []
 
 
 def test_no_chat_template() -> None:
     with pytest.raises(UserError, match=r"data\.chat_template"):
-        encode_prompts(TINY, ["a"], max_prompt_tokens=4, chat_template=True)
+        encode_prompts(TINY, ["a"], DataSettings(format="python", max_prompt_tokens=4, chat_template=True))
 
 
 @pytest.mark.skipif("smollm2" not in TOKENIZERS, reason="no models/smollm2-135m-instruct")
 def test_chat_template_wraps_the_prompt() -> None:
     tokenizer = TOKENIZERS["smollm2"]
-    (row,) = encode_prompts(tokenizer, ["What is red?"], max_prompt_tokens=100, chat_template=True)
+    (row,) = encode_prompts(
+        tokenizer, ["What is red?"], DataSettings(format="python", max_prompt_tokens=100, chat_template=True)
+    )
     text = tokenizer.decode(row.input_ids)
     assert "<|im_start|>user\nWhat is red?<|im_end|>" in text
     assert text.endswith("<|im_start|>assistant\n")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekr_lite.data.trace import TRACE_TASKS, trace_extraction
+from seekr_lite.data.trace import TRACE_TASKS, trace_scoring
 from seekr_lite.evaluation.extraction import EXTRACTIONS
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
@@ -35,7 +35,7 @@ SHARED = Path(__file__).parents[1] / ".." / "shared"
     ],
 )
 def test_answers_in_the_training_format(task: str, raw: str, extracted: str) -> None:
-    assert EXTRACTIONS[trace_extraction(task)](raw) == extracted
+    assert EXTRACTIONS[trace_scoring(task)[1]](raw) == extracted
 
 
 def test_official_answer_keeps_meetingbank_reasoning() -> None:

@@ -15,7 +15,7 @@ from seekr_lite.evaluation import greedy
 from seekr_lite.evaluation.generate import generate, transformers_answers
 from seekr_lite.evaluation.greedy import can_answer, close_ranks, greedy_answers
 from seekr_lite.model.base import Base, load_base
-from seekr_lite.recipe.recipe import BaseSettings
+from seekr_lite.recipe.recipe import BaseSettings, DataSettings
 
 LIMIT = 12
 TEXTS = (  # answers of 3, 4, 6, 2, 5 tokens, end token included; the last goes on to the limit
@@ -46,7 +46,7 @@ def base() -> Base:
 
 @pytest.fixture(scope="module")
 def prompts(base: Base) -> list[EncodedExample]:
-    return encode_prompts(base.tokenizer, TEXTS, max_prompt_tokens=64)
+    return encode_prompts(base.tokenizer, TEXTS, DataSettings(format="python", max_prompt_tokens=64))
 
 
 def ours(base: Base, prompts: list[EncodedExample], limit: int = LIMIT) -> list[list[int]]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seekr_lite.data.superni import superni_metric
-from seekr_lite.data.trace import trace_metric
+from seekr_lite.data.trace import trace_scoring
 from seekr_lite.evaluation.metrics import METRICS, mean_score, tokens_13a
 
 pytestmark = pytest.mark.core
@@ -19,7 +19,7 @@ TEXTS = st.text(max_size=40) | PIECES
 
 def test_metrics_of_tasks() -> None:
     tasks = ("MeetingBank", "Py150", "20Minuten", "FOMC", "mine")
-    assert [trace_metric(task) for task in tasks] == ["rouge_l", "fuzz", "sari", "accuracy", "exact_match"]
+    assert [trace_scoring(task)[0] for task in tasks] == ["rouge_l", "fuzz", "sari", "accuracy", "exact_match"]
     assert superni_metric("task363_sst2_polarity_classification") == "superni_accuracy"
     assert superni_metric("task195") == "superni_accuracy"
     assert superni_metric("task002_quoref_answer_generation") == "superni_rouge_l"
@@ -46,27 +46,25 @@ def test_metrics_of_tasks() -> None:
     ],
 )
 def test_by_hand(name: str, prediction: str, references: list[str], expected: float) -> None:
-    assert METRICS[name].score_row("", prediction, references) == pytest.approx(expected, abs=1e-5)
+    assert METRICS[name]("", prediction, references) == pytest.approx(expected, abs=1e-5)
 
 
 def test_rouge_of_one_very_long_sentence() -> None:
     text = "word " * 1500  # package rouge stops with a RecursionError here
-    assert METRICS["rouge_l"].score_row("", text, [text]) == pytest.approx(100, abs=1e-5)
+    assert METRICS["rouge_l"]("", text, [text]) == pytest.approx(100, abs=1e-5)
 
 
 @given(st.sampled_from(sorted(METRICS)), TEXTS, TEXTS, st.lists(TEXTS, max_size=3))
 def test_bounds_and_no_mutation(name: str, source: str, prediction: str, references: list[str]) -> None:
     before = list(references)
-    row = METRICS[name].score_row(source, prediction, references)
+    row = METRICS[name](source, prediction, references)
     assert -1e-6 <= row <= 100 + 1e-6
     assert references == before
 
 
 @given(st.sampled_from(sorted(set(METRICS) - {"bleu_4", "first_word_accuracy"})), WORDS)
 def test_the_reference_itself_is_perfect(name: str, words: str) -> None:
-    assert METRICS[name].score_row(words, words, ["something else", words][name == "sari" :]) == pytest.approx(
-        100, abs=1e-4
-    )
+    assert METRICS[name](words, words, ["something else", words][name == "sari" :]) == pytest.approx(100, abs=1e-4)
 
 
 @given(PIECES, PIECES)
@@ -77,7 +75,7 @@ def test_rouge_is_the_package(prediction: str, reference: str) -> None:
     except ValueError:
         official = 0.0
     if prediction.strip() and reference.strip():
-        assert METRICS["rouge_l"].score_row("", prediction, [reference]) == pytest.approx(official, abs=1e-9)
+        assert METRICS["rouge_l"]("", prediction, [reference]) == pytest.approx(official, abs=1e-9)
 
 
 @given(st.text("aB1 2.,-\n&;<>\"'_[]{}~`^@quotamplt/\\!$%()*+:=?|#ü", max_size=30))

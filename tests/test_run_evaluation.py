@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 import seekr_lite as sl
 from seekr_lite.cli.app import app
 from seekr_lite.common.progress import Listener
-from seekr_lite.evaluation.metrics import METRICS, Metric
+from seekr_lite.evaluation.metrics import METRICS
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.general_text import split_text
 
@@ -111,7 +111,7 @@ def test_every_row_is_scored_once(run: sl.Run, tmp_path: Path, monkeypatch: pyte
         scored.append(source)
         return float(len(scored))
 
-    monkeypatch.setitem(METRICS, "exact_match", Metric("exact_match", "the number of the row", score_row))
+    monkeypatch.setitem(METRICS, "exact_match", score_row)
     (one,) = run.evaluate("shade", ["mine"], f"jsonl:{jsonl(tmp_path)}")
     assert scored == [f"keeper: wolf {i} ->" for i in range(3)]
     assert one.score == pytest.approx(2)

@@ -127,6 +127,10 @@ def test_what_is_no_scoreboard_is_refused(values: Any) -> None:
         Scoreboard.from_json(values)
 
 
+def test_in_a_notebook_the_caption_has_the_figures_as_text() -> None:
+    assert f"<caption>seekr, seed 7: op {FULL.op:.1f}, bwt {FULL.bwt:.1f}, " in FULL._repr_html_()
+
+
 def test_tables_show_scores_and_escape_names() -> None:
     from rich.console import Console
 

@@ -29,7 +29,7 @@ from seekr_lite.methods.method import ReplayBatch, StepTotals
 from seekr_lite.model.answer_states import answer_states
 from seekr_lite.model.base import Base, load_base, resolve_model
 from seekr_lite.model.soft_prompts import PromptSequence
-from seekr_lite.recipe.recipe import AdapterSettings, Recipe
+from seekr_lite.recipe.recipe import AdapterSettings, DataSettings, Recipe
 from seekr_lite.training.learner import Learner
 
 MakeRecipe = Callable[..., Recipe]
@@ -57,7 +57,7 @@ def prompt(base: Base) -> PromptSequence:
 
 def rows_of(base: Base, *texts: str) -> list[EncodedExample]:
     """Rows of different lengths whose last two tokens are the answer."""
-    prompts = encode_prompts(base.tokenizer, texts, max_prompt_tokens=64)
+    prompts = encode_prompts(base.tokenizer, texts, DataSettings(format="python", max_prompt_tokens=64))
     return [EncodedExample(row.input_ids, 2) for row in prompts]
 
 

@@ -312,7 +312,7 @@ def test_a_chat_template_stays_in_its_sandbox(model_folder: Path, marker: Path, 
     tokenizer = load_tokenizer(base_of(model_folder))
     tokenizer.chat_template = template.replace("MARKER", str(marker))
     with pytest.raises(UserError, match=r"data\.chat_template = true: the chat template of this base fails"):
-        encode_prompts(tokenizer, ["hello"], max_prompt_tokens=10, chat_template=True)
+        encode_prompts(tokenizer, ["hello"], DataSettings(format="python", max_prompt_tokens=10, chat_template=True))
     assert not marker.exists()
 
 

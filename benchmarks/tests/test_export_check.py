@@ -8,6 +8,7 @@ import seekr_lite as sl
 from benchmarks.export_check import Speaker, check_exports
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.encoding import encode_prompts
+from seekr_lite.recipe.recipe import DataSettings
 
 pytestmark = pytest.mark.benchmarks
 
@@ -24,7 +25,8 @@ def test_merged_exports_answer_as_the_run(finished_run: sl.Run) -> None:
 
 def test_it_says_where_two_answers_part_and_how_clear_the_choice_was(finished_run: sl.Run) -> None:
     own = finished_run.load_model(after="shade")
-    prompts = encode_prompts(own.tokenizer, ["shade: wolf red cake ->", "copy: wolf ->"], max_prompt_tokens=64)
+    settings = DataSettings(format="python", max_prompt_tokens=64)
+    prompts = encode_prompts(own.tokenizer, ["shade: wolf red cake ->", "copy: wolf ->"], settings)
     speaker = Speaker(own.model, own.tokenizer, prompts, 3)
     first, second = speaker.answers
     other = next(token for token in range(5, 9) if token != first[0])

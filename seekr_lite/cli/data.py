@@ -32,16 +32,18 @@ def check(
     from seekr_lite.runs.tasks import gather_tasks
 
     tasks = gather_tasks(checked, None, ())
+    from dataclasses import asdict
+
     from seekr_lite.data.check import check_data
     from seekr_lite.model.base import load_tokenizer
 
-    report = check_data(tasks, load_tokenizer(checked.base), checked.data)
+    reports = check_data(tasks, load_tokenizer(checked.base), checked.data)
     if as_json:
-        show_json(report.to_json())
+        show_json({"tasks": [asdict(report) for report in reports]})
     else:
         from seekr_lite.tools.report.tables import render
 
-        show(render(report))
+        show(render(reports))
     from seekr_lite.runs.checks import check_against_base
 
     check_against_base(checked)  # what `run` would refuse is said here, too

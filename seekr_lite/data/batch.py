@@ -25,16 +25,11 @@ class Batch:
     labels: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.position_ids.to(device),
-            self.labels.to(device),
-        )
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def subset(self, rows: torch.Tensor) -> Batch:
         """Some rows, at the same width."""
-        return Batch(self.input_ids[rows], self.attention_mask[rows], self.position_ids[rows], self.labels[rows])
+        return Batch(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
     @property
     def padding(self) -> torch.Tensor:
@@ -53,8 +48,7 @@ def collate(rows: Sequence[EncodedExample], pad_token_id: int, multiple_of: int 
         ids = torch.tensor(row.input_ids)
         input_ids[index, tokens - len(ids) :] = ids
         attention_mask[index, tokens - len(ids) :] = 1
-        if row.answer_length:
-            labels[index, tokens - row.answer_length :] = ids[len(ids) - row.answer_length :]
+        labels[index, tokens - row.answer_length :] = ids[len(ids) - row.answer_length :]
     position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     return Batch(input_ids, attention_mask, position_ids, labels)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.data.encoding import EncodedExample, encode_task_rows
+from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.task import Task
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,7 @@ class TaskReport:
     example: RenderedExample
 
 
-@dataclass(frozen=True)
-class DataReport:
-    """What was found in every task."""
-
-    tasks: tuple[TaskReport, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def check_data(tasks: Sequence[Task], tokenizer: Any, settings: DataSettings) -> DataReport:
+def check_data(tasks: Sequence[Task], tokenizer: Any, settings: DataSettings) -> list[TaskReport]:
     """Reads every training row as training would, and reports what it saw.
 
     Raises:
@@ -77,7 +65,7 @@ def check_data(tasks: Sequence[Task], tokenizer: Any, settings: DataSettings) ->
     empty = [task.name for task in tasks if not task.train]
     if empty:
         raise UserError(f"{', '.join(empty)}: there are no training rows; a task needs at least one")
-    return DataReport(tuple(_check_task(task, tokenizer, settings) for task in tasks))
+    return [_check_task(task, tokenizer, settings) for task in tasks]
 
 
 def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskReport:
@@ -85,6 +73,7 @@ def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskRepor
     prompts = [row.prompt for row in task.train]
     seen = set(prompts)
     special = [token for token in tokenizer.all_special_tokens if token]
+    first, split = rows[0].input_ids, len(rows[0].input_ids) - rows[0].answer_length
     return TaskReport(
         name=task.name,
         metric=task.metric,
@@ -99,20 +88,11 @@ def _check_task(task: Task, tokenizer: Any, settings: DataSettings) -> TaskRepor
         duplicate_prompts=len(prompts) - len(seen),
         test_prompts_in_train=sum(row.prompt in seen for row in task.test),
         special_token_rows=sum(any(token in row.prompt + row.answer for token in special) for row in task.train),
-        example=_render(tokenizer, rows[0]),
+        example=RenderedExample(tokenizer.decode(first[:split]), tokenizer.decode(first[split:])),
     )
-
-
-def _render(tokenizer: Any, row: EncodedExample) -> RenderedExample:
-    split = len(row.input_ids) - row.answer_length
-    return RenderedExample(tokenizer.decode(row.input_ids[:split]), tokenizer.decode(row.input_ids[split:]))
 
 
 def _lengths(values: Sequence[int]) -> Lengths:
     ordered = sorted(values)
-    return Lengths(
-        ordered[0],
-        int(statistics.median(ordered)),
-        ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-        ordered[-1],
-    )
+    median, p95 = int(statistics.median(ordered)), ordered[int(0.95 * len(ordered))]
+    return Lengths(ordered[0], median, p95, ordered[-1])

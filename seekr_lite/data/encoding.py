@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.data.task import Example
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 
 @dataclass(frozen=True)
@@ -32,34 +30,21 @@ def encode_task_rows(tokenizer: Any, examples: Sequence[Example], data: DataSett
     """
     if not examples:
         return []
-    prompts = encode_prompts(
-        tokenizer,
-        [row.prompt for row in examples],
-        max_prompt_tokens=data.max_prompt_tokens,
-        chat_template=data.chat_template,
-    )
+    prompts = encode_prompts(tokenizer, [row.prompt for row in examples], data)
     answers = tokenizer([row.answer for row in examples], add_special_tokens=False)["input_ids"]
     encoded = []
     for prompt, answer in zip(prompts, answers, strict=True):
         kept = [*answer[: data.max_answer_tokens - 1], tokenizer.eos_token_id]
-        encoded.append(
-            EncodedExample(
-                (*prompt.input_ids, *kept),
-                len(kept),
-                prompt.truncated_prompt_tokens,
-                len(answer) + 1 - len(kept),
-            )
-        )
+        ids = (*prompt.input_ids, *kept)
+        encoded.append(EncodedExample(ids, len(kept), prompt.truncated_prompt_tokens, len(answer) + 1 - len(kept)))
     return encoded
 
 
-def encode_prompts(
-    tokenizer: Any, prompts: Sequence[str], *, max_prompt_tokens: int, chat_template: bool = False
-) -> list[EncodedExample]:
+def encode_prompts(tokenizer: Any, prompts: Sequence[str], data: DataSettings) -> list[EncodedExample]:
     """Encodes prompts to generate from, by the same path as `encode_task_rows`."""
     if not prompts:
         return []
-    if chat_template:
+    if data.chat_template:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 "data.chat_template = true: the tokenizer of this base has no chat template; set it to false"
@@ -80,7 +65,7 @@ def encode_prompts(
         ids = tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
         if tokenizer.eos_token_id is not None:  # some tokenizers end every text
             ids = [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in ids]
-    return [_cut_left(row, max_prompt_tokens, tokenizer.bos_token_id) for row in ids]
+    return [_cut_left(row, data.max_prompt_tokens, tokenizer.bos_token_id) for row in ids]
 
 
 def _cut_left(ids: list[int], limit: int, start_token: int | None) -> EncodedExample:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.data.rows import both_splits, examples
+from seekr_lite.data.rows import both_splits, examples, refuse_link_outside
 from seekr_lite.data.task import Example, Task
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 SAFE_BUILDERS = ("json", "csv", "parquet", "arrow", "text")  # readers of `datasets` that know no pickle and no archive
 
@@ -23,7 +21,8 @@ def read_datasets(name: str, settings: DataSettings) -> Task:
     path = settings.path or ""
     root = user_path(path)
     local = root / name
-    _refuse_links_outside(local, root)
+    for file in (local, *local.rglob("*")):  # the library opens files itself, so links are looked at first
+        refuse_link_outside(file, root)
 
     def split(which: str) -> list[Example]:
         try:
@@ -60,14 +59,3 @@ def _refuse_unsafe_files(builder: Any, root: Path, where: str) -> None:
         inside = "://" not in file and Path(file).resolve().is_relative_to(root.resolve())
         if not (inside if local else file.startswith("hf://")):
             raise UserError(f"{where}: {file} lies outside of the data, and such files are not read")
-
-
-def _refuse_links_outside(folder: Path, root: Path) -> None:
-    """The library opens files itself, so links are looked at first. A folder that is not there has none."""
-    for path in (folder, *folder.rglob("*")):
-        try:
-            outside = not path.resolve().is_relative_to(root.resolve())
-        except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError before Python 3.13
-            raise UserError(f"{path}: cannot be read: {error}") from None
-        if outside:
-            raise UserError(f"{path}: this link leads outside of {root}, and such links are not followed")

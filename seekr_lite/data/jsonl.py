@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.data.rows import both_splits, examples, read_rows, task_folder
 from seekr_lite.data.task import Example, Task
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 
 def read_jsonl(name: str, settings: DataSettings) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from seekr_lite.common.errors import UserError, check_task_name
 from seekr_lite.common.files import user_path
@@ -15,10 +15,7 @@ from seekr_lite.data.superni import read_superni
 from seekr_lite.data.task import Task
 from seekr_lite.data.toy import read_toy
 from seekr_lite.data.trace import read_trace
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
-
+from seekr_lite.recipe.recipe import DataSettings
 
 SPLIT_FILES = {
     "jsonl": "train.jsonl and test.jsonl",
@@ -55,14 +52,13 @@ def load_tasks(settings: DataSettings) -> list[Task]:
 
 def _finish(task: Task, settings: DataSettings) -> Task:
     train, validation = hold_out(task.train, settings.validation_rows, task.name)
-    return Task(
-        name=task.name,
+    return replace(
+        task,
         train=tuple(train[: settings.train_limit]),
         test=task.test[: settings.test_limit],
         validation=tuple(validation),
         metric=settings.metric or task.metric,
         extraction=settings.extraction or task.extraction,
-        max_new_tokens=task.max_new_tokens,
     )
 
 

@@ -15,11 +15,20 @@ from seekr_lite.common.seeds import generator_for
 from seekr_lite.data.task import Example
 
 
+def refuse_link_outside(path: Path, root: Path) -> None:
+    """Raises `UserError` where a link leads out of the folder of the data, or to itself."""
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError before Python 3.13
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not inside:
+        raise UserError(f"{path}: this link leads outside of {root}, and such links are not followed")
+
+
 def read_text(path: Path, root: Path) -> str:
     """The text of a data file inside `root`. Raises `UserError` where it is missing, too large, or leads outside."""
+    refuse_link_outside(path, root)
     try:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise UserError(f"{path}: this link leads outside of {root}, and such links are not followed")
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe or a device could go on for ever
             raise UserError(f"{path}: this is no plain file, and nothing else is read")
@@ -30,7 +39,7 @@ def read_text(path: Path, root: Path) -> str:
         raise UserError(f"{path}: this file is missing") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is not UTF-8 text: {error}") from None
-    except (OSError, RuntimeError) as error:  # a link to itself is a RuntimeError before Python 3.13
+    except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.data.rows import both_splits, example, parse_json, read_text, task_folder
 from seekr_lite.data.task import Example, Task
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 
 def read_superni(name: str, settings: DataSettings) -> Task:

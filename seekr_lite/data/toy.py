@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import MAX_TOY_ROWS, UserError
 from seekr_lite.data.rows import unknown_task
 from seekr_lite.data.task import Example, Task
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 TRAIN_ROWS, TEST_ROWS = 200, 50  # of a task, where the recipe has no limits
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from seekr_lite.common.files import user_path
 from seekr_lite.data.rows import both_splits, examples, read_list, task_folder
 from seekr_lite.data.task import Example, Task
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
+from seekr_lite.recipe.recipe import DataSettings
 
 
 def read_trace(name: str, settings: DataSettings) -> Task:
@@ -22,7 +18,8 @@ def read_trace(name: str, settings: DataSettings) -> Task:
         return examples(read_list(path, root), str(path), "prompt", "answer")
 
     train, test = both_splits(split)
-    return Task(name, train, test, metric=trace_metric(name), extraction=trace_extraction(name))
+    metric, extraction = trace_scoring(name)
+    return Task(name, train, test, metric=metric, extraction=extraction)
 
 
 # Task -> (metric in the paper's OP, extraction of the official code; but see `meeting_summary`).
@@ -36,14 +33,8 @@ TRACE_TASKS = {
     "NumGLUE-ds": ("accuracy", "answer"),
     "20Minuten": ("sari", "answer"),
 }
-OTHER_TASK = ("exact_match", "strip")
 
 
-def trace_metric(task_name: str) -> str:
-    """The metric of a TRACE task; "exact_match" for a task that TRACE does not have."""
-    return TRACE_TASKS.get(task_name, OTHER_TASK)[0]
-
-
-def trace_extraction(task_name: str) -> str:
-    """The extraction of a TRACE task; "strip" for any other task."""
-    return TRACE_TASKS.get(task_name, OTHER_TASK)[1]
+def trace_scoring(task_name: str) -> tuple[str, str]:
+    """(metric, extraction) of a TRACE task; the plain ones for a task that TRACE does not have."""
+    return TRACE_TASKS.get(task_name, ("exact_match", "strip"))

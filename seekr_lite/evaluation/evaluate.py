@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.errors import Stopped, UserError, nearest
 from seekr_lite.common.memory import is_out_of_memory
@@ -17,9 +17,7 @@ from seekr_lite.data.task import Task
 from seekr_lite.evaluation.extraction import EXTRACTIONS
 from seekr_lite.evaluation.generate import generate, mean_answer_nll
 from seekr_lite.evaluation.metrics import METRICS, mean_score
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,9 @@ def evaluate_task(
         Interrupted: a stop was asked for; the draft has the batches so far.
     """
     data, limits = recipe.data, recipe.evaluate
-    prompts = encode_prompts(
-        tokenizer,
-        [row.prompt for row in task.test],
-        max_prompt_tokens=data.max_prompt_tokens,
-        chat_template=data.chat_template,
-    )
-    new_tokens = task.max_new_tokens or data.max_answer_tokens
     sources = [row.prompt for row in task.test]
+    prompts = encode_prompts(tokenizer, sources, data)
+    new_tokens = task.max_new_tokens or data.max_answer_tokens
     draft, processes = draft or PredictionDraft(), current_processes()
     known = dict(processes.on_main(lambda: list(draft.known(sources).items())))
     by_row: dict[int, str] = {}
@@ -101,11 +94,11 @@ def evaluate_task(
     if nll is None and held_out:
         current_listener().say(f"{task.name} ({what}): the NLL of its held-out rows is not finite, and is left out")
     written = [by_row[row] for row in range(len(sources))]
-    extract, metric = EXTRACTIONS[task.extraction], METRICS[task.metric]
+    extract, score = EXTRACTIONS[task.extraction], METRICS[task.metric]
     references = [tuple(row.references) or (row.answer,) for row in task.test]
     rows = list(zip(sources, written, references, strict=True))
-    scores = [metric.score_row(source, extract(text), right) for source, text, right in rows]
-    predictions = tuple(Prediction(*row, score) for row, score in zip(rows, scores, strict=True))
+    scores = [score(source, extract(text), right) for source, text, right in rows]
+    predictions = tuple(Prediction(*row, points) for row, points in zip(rows, scores, strict=True))
     return TaskResult(mean_score(scores) if scores else None, nll, predictions)
 
 

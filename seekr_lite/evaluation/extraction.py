@@ -10,17 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 REASONING_MARKER = "\nReasoning:"  # Py150: what stands before it is the answer
-ANSWER_MARKERS = (
-    "\nAnswer:",
-    "\n回答:",
-    "\n答案:",
-)  # "回答：" is C-STANCE's; all other tasks say "Answer:", 20Minuten too
+# "回答：" is C-STANCE's; all other tasks say "Answer:", 20Minuten too.
+ANSWER_MARKERS = ("\nAnswer:", "\n回答:", "\n答案:")
 SUMMARY_MARKER = "the summary of the meeting transcripts is:"  # MeetingBank's training answers
-
-
-def unchanged(text: str) -> str:
-    """The text as it is."""
-    return text
 
 
 def answer(text: str) -> str:
@@ -50,7 +42,7 @@ def meeting_summary(text: str) -> str:
 
 
 EXTRACTIONS: dict[str, Callable[[str], str]] = {
-    "none": unchanged,
+    "none": str,
     "strip": str.strip,
     "answer": answer,
     "choice": choice,

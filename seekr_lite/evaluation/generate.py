@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TextStreamer
@@ -16,20 +16,7 @@ from seekr_lite.data.encoding import EncodedExample, encode_prompts
 from seekr_lite.evaluation.greedy import ALIGNED, can_answer, greedy_answers
 from seekr_lite.model.losses import answer_cross_entropy_sum
 from seekr_lite.model.soft_prompts import PromptedModel
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import DataSettings
-
-# What makes transformers' `generate` greedy, whatever a model's own generation settings say.
-GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "temperature": None,
-    "top_p": None,
-    "top_k": None,
-    "repetition_penalty": 1.0,
-    "use_cache": True,
-}
+from seekr_lite.recipe.recipe import DataSettings
 
 
 class Pieces(TextStreamer):
@@ -59,9 +46,7 @@ def answer_prompt(
         data: says how a prompt becomes tokens, and how long an answer is unless `max_new_tokens` says it.
         write: is given the pieces of the answer as soon as they are there.
     """
-    prompts = encode_prompts(
-        tokenizer, [prompt], max_prompt_tokens=data.max_prompt_tokens, chat_template=data.chat_template
-    )
+    prompts = encode_prompts(tokenizer, [prompt], data)
     if isinstance(model, PromptedModel):
         prompts, model = model.rows_with_prompt(prompts), model.get_base_model()
     limit, ends = max_new_tokens or data.max_answer_tokens, (tokenizer.pad_token_id, tokenizer.eos_token_id)
@@ -138,7 +123,14 @@ def transformers_answers(
         pad_token_id=pad_token_id,
         eos_token_id=eos_token_id,
         streamer=streamer,
-        **GREEDY,
+        use_cache=True,
+        # Greedy, whatever a model's own generation settings say.
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=1.0,
     )
     answers: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
     return answers

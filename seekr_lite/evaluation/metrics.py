@@ -10,24 +10,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-RowScore = Callable[[str, str, Sequence[str]], float]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A way to score answers.
-
-    Attributes:
-        name: what recipes call it.
-        description: one line for people.
-        score_row: score of one row from its source (prompt), prediction and references.
-    """
-
-    name: str
-    description: str
-    score_row: RowScore
+RowScore = Callable[[str, str, Sequence[str]], float]  # of source (prompt), prediction, references
 
 
 def mean_score(scores: Sequence[float]) -> float:
@@ -195,23 +179,16 @@ def sari(source: str, prediction: str, references: Sequence[str]) -> float:
     return 100.0 * sum(sari_of_order(before, ours, right, n) for n in range(1, 5)) / 4
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("accuracy", "same text to the character (TRACE)", best_of(same)),
-        Metric(
-            "first_letter_accuracy",
-            "same first character (TRACE's C-STANCE, ScienceQA)",
-            best_of(same_first_letter),
-        ),
-        Metric("first_word_accuracy", "first word is the reference", best_of(same_first_word)),
-        Metric("exact_match", "same text but for case and outer white space", best_of(same_stripped)),
-        Metric("rouge_l", "ROUGE-L F1 of words (TRACE's MeetingBank)", best_of(rouge_l)),
-        Metric("fuzz", "edit similarity of code in whole points (TRACE's Py150)", best_of(fuzz_ratio)),
-        Metric("sari", "simplification: n-grams kept, deleted, added (TRACE's 20Minuten)", sari),
-        Metric("bleu_1", "BLEU of single words", best_of(bleu(1))),
-        Metric("bleu_4", "BLEU up to four words", best_of(bleu(4))),
-        Metric("superni_accuracy", "same text to the character (SuperNI's published pass)", best_of(same)),
-        Metric("superni_rouge_l", "ROUGE-L F1 of words (SuperNI's published pass)", best_of(rouge_l)),
-    )
+METRICS: dict[str, RowScore] = {
+    "accuracy": best_of(same),  # TRACE
+    "first_letter_accuracy": best_of(same_first_letter),  # TRACE's C-STANCE, ScienceQA
+    "first_word_accuracy": best_of(same_first_word),
+    "exact_match": best_of(same_stripped),
+    "rouge_l": best_of(rouge_l),  # TRACE's MeetingBank
+    "fuzz": best_of(fuzz_ratio),  # TRACE's Py150
+    "sari": sari,  # TRACE's 20Minuten
+    "bleu_1": best_of(bleu(1)),
+    "bleu_4": best_of(bleu(4)),
+    "superni_accuracy": best_of(same),  # SuperNI's published pass
+    "superni_rouge_l": best_of(rouge_l),  # SuperNI's published pass
 }

@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from seekr_lite.common.errors import UserError, brief, check_task_name
+from seekr_lite.common.html_page import render
+from seekr_lite.common.terminal import as_text
 from seekr_lite.evaluation.summary_figures import FIGURES
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 Number = Annotated[float, Strict(), Field(gt=-1e300, lt=1e300, allow_inf_nan=False)]
 Row = tuple[Number | None, ...]
@@ -133,12 +135,9 @@ class Scoreboard:
     def rounds(self) -> list[tuple[int | None, Row, tuple[float | None, ...]]]:
         """The rows that have something to show: (after which task, scores, perplexity of each text); the bare base
         is None."""
-        bare = self.base if self.base is not None else (None,) * len(self.tasks)
-        rows = [(None, bare), *enumerate(self.matrix)]
+        rows = [(None, self.base or (None,) * len(self.tasks)), *enumerate(self.matrix)]
         found = [(after, row, tuple(one.perplexity(after) for one in self.texts)) for after, row in rows]
-        return [
-            (after, row, texts) for after, row, texts in found if any(value is not None for value in (*row, *texts))
-        ]
+        return [one for one in found if any(value is not None for value in (*one[1], *one[2]))]
 
     def summary(self) -> dict[str, float | None]:
         """The figures by name."""
@@ -178,10 +177,6 @@ class Scoreboard:
 
     def table(self) -> Group:
         """For a terminal. Rows: after learning; columns: tested on; below, the figures that sum it up."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
         table = Table(title=Text(f"{self.method}, seed {self.seed}"), title_justify="left")
         table.add_column("after learning", overflow="fold")
         for task in self.tasks:
@@ -206,16 +201,12 @@ class Scoreboard:
         return Group(table, *map(Text, lines))
 
     def _repr_html_(self) -> str:
-        from seekr_lite.common.html_page import render
-
         figures = [f"{name} {show(value, FIGURES[name].digits)}" for name, value in self.summary().items()]
-        caption = f"{self.method}, seed {self.seed}: {figures}"
+        caption = f"{self.method}, seed {self.seed}: {', '.join(figures)}"
         names = {after: "(bare base)" if after is None else self.tasks[after] for after, *_ in self.rounds()}
         return render("evaluation/scoreboard.html.j2", board=self, caption=caption, names=names, outlined=False)
 
     def __str__(self) -> str:
-        from seekr_lite.common.terminal import as_text
-
         return as_text(self.table())
 
 

@@ -98,7 +98,7 @@ class Lfpt5(DarkExperienceReplay):
         data, tokenizer = self.adapters.limits, self.adapters.base.tokenizer
         with self.adapters.acting_as(index):
             prompts = self._write_prompts(index, len(chosen), data.max_prompt_tokens)
-            encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=data.max_prompt_tokens)
+            encoded = encode_prompts(tokenizer, prompts, data.model_copy(update={"chat_template": False}))
             answers: dict[int, str] = {}
             for some in generate(self.model, tokenizer, encoded, data.max_answer_tokens, TOKENS_AT_ONCE, known={}):
                 answers |= some

@@ -10,6 +10,8 @@ import json
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in its documentation
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
@@ -112,7 +114,7 @@ def hub_card(folder: RunFolder, stage: int, repository: str, config: dict[str, A
         "## Scores",
         _scores(folder, stage),
         "## How it was trained",
-        f"```toml\n{_settings(recipe)}\n```",
+        f"```toml\n{recipe.to_toml(SHOWN_SECTIONS).strip()}\n```",
         _made_with(record),
         "## Licence",
         "The licence of the base model and those of the tasks' data apply to this adapter. Whoever publishes it has to "
@@ -194,15 +196,8 @@ def _scores(folder: RunFolder, stage: int) -> str:
     return "\n".join([head, *rows])
 
 
-def _settings(recipe: Recipe) -> str:
-    return recipe.to_toml(SHOWN_SECTIONS).strip()
-
-
 def check_hub_id(name: str, option: str) -> None:
     """Raises `UserError` where no model of the hub can be called so."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # in its documentation
-
     try:
         validate_repo_id(name)
     except HFValidationError as error:

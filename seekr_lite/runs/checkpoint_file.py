@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import new_file, write_tensors, writing
+from seekr_lite.common.progress import current_listener
 from seekr_lite.training.training_state import Checkpoints, TrainingState
 
 
@@ -28,13 +28,11 @@ class CheckpointFile(Checkpoints):
     Args:
         steps: save every so many steps of a stage; None: never for that reason.
         minutes: save when so many minutes have passed since the last time; None: never for that reason.
-        say: tells the reader of a damaged one.
     """
 
-    def __init__(self, path: Path, steps: int | None, minutes: float | None, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, steps: int | None, minutes: float | None) -> None:
         self.path = path
         self.aside = path.with_name("checkpoint.damaged.safetensors")
-        self.say = say
         self.steps = steps
         self.minutes = minutes
         self._last = time.monotonic()
@@ -65,7 +63,7 @@ class CheckpointFile(Checkpoints):
         except DamagedCheckpoint as error:
             with writing(self.aside):
                 self.path.replace(self.aside)
-            self.say(
+            current_listener().say(
                 f"{error}. It is now {self.aside.name}. Lost are the steps done so far of the task that was being "
                 "learned: they are done again, from the last finished task, to the same result"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from seekr_lite.attention.selection import resolve_budgets
 from seekr_lite.common.errors import UserError
 from seekr_lite.methods.registry import method_class, with_options
 from seekr_lite.model.base import load_config
@@ -33,15 +34,13 @@ def check_continues(folder: RunFolder, recipe: Recipe) -> None:
     if old_recipe.method.options != recipe.method.options:  # defaults of the method may have changed since
         old_recipe, recipe = with_options(old_recipe), with_options(recipe)
     before, now = _values(old_recipe), _values(recipe)
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in HARMLESS_KEYS]
     old_tasks, new_tasks = old_recipe.data.tasks, recipe.data.tasks
-    appended = new_tasks[: len(old_tasks)] == old_tasks
-    same_epochs = all(recipe.epochs_of(i) == old_recipe.epochs_of(i) for i in range(len(old_tasks)))
-    differing = [
-        key
-        for key in differing
-        if not (key == "data.tasks" and appended) and not (key == "train.epochs" and appended and same_epochs)
-    ]
+    allowed = set(HARMLESS_KEYS)
+    if new_tasks[: len(old_tasks)] == old_tasks:
+        allowed.add("data.tasks")
+        if all(recipe.epochs_of(i) == old_recipe.epochs_of(i) for i in range(len(old_tasks))):
+            allowed.add("train.epochs")
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in allowed]
     if differing:
         raise UserError(
             f"{folder.path}: this folder holds a run of another recipe; differing: {', '.join(differing)}. "
@@ -67,8 +66,6 @@ def check_against_base(recipe: Recipe) -> None:
         raise UserError(f'adapter.growth = "stack": the method "{method.name}" works on "continue" only')
     config = load_config(recipe.base).get_text_config()
     if method.looks_into_attention:
-        from seekr_lite.attention.selection import resolve_budgets
-
         layers, heads = (getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads"))
         if not isinstance(layers, int) or not isinstance(heads, int):
             raise UserError(f"base.model {recipe.base.model}: its configuration has no number of layers and heads")

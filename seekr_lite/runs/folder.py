@@ -100,10 +100,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
         """Raises `Stopped` where it cannot be written."""
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-        record = RunRecord(recipe.method.name, recipe.run.seed, versions(), recipe.to_toml())
-        folder = cls(path, record)
+        folder = cls(path, RunRecord(recipe.method.name, recipe.run.seed, versions(), recipe.to_toml()))
         folder.write_recipe(recipe)
         return folder
 
@@ -284,10 +281,9 @@ class RunFolder:
             raise UserError(f"{folder / 'adapter_config.json'}: damaged: {error!r}") from None
 
     def checkpoints(self, recipe: Recipe) -> CheckpointFile:
-        """The state inside a task; the current listener is called where it is damaged."""
-        settings, path = recipe.run, self.path / "checkpoint.safetensors"
-        say = current_listener().say
-        return CheckpointFile(path, settings.checkpoint_steps, settings.checkpoint_minutes, say)
+        """The state inside a task."""
+        path = self.path / "checkpoint.safetensors"
+        return CheckpointFile(path, recipe.run.checkpoint_steps, recipe.run.checkpoint_minutes)
 
     # ------------------------------------------------------------------ evaluations
 
@@ -308,14 +304,20 @@ class RunFolder:
         """The predictions of a finished evaluation. Raises `UserError` where they are missing or damaged."""
         return list(read_rows(self._trusted(self.predictions_path(after, task)), as_prediction))
 
-    def forget_damaged_evaluations(self) -> list[EvaluationRecord]:
-        """Takes evaluations whose predictions are not whole out of the record, and their files away; returns them.
+    def forget_damaged_evaluations(self) -> list[tuple[int | None, str]]:
+        """Takes evaluations whose predictions are damaged or missing out of the record, and their files away; says so,
+        and returns them: (after, task).
 
         Raises:
             Stopped: the folder cannot be written.
         """
-        found = [(one, self.predictions_path(one.after, one.task)) for one in self.record.evaluations]
-        damaged = [(one, path) for one, path in found if not self._is_whole(path)]
+        damaged: list[tuple[EvaluationRecord, Path]] = []
+        for one in self.record.evaluations:
+            path = self.predictions_path(one.after, one.task)
+            try:
+                self._trusted(path)
+            except UserError:
+                damaged.append((one, path))
         for one, path in damaged:
             self.record.evaluations.remove(one)
             self.record.files.pop(path.relative_to(self.path).as_posix(), None)
@@ -324,14 +326,8 @@ class RunFolder:
         for _, path in damaged:
             with writing(path):
                 path.unlink(missing_ok=True)
-        return [one for one, _ in damaged]
-
-    def _is_whole(self, path: Path) -> bool:
-        try:
-            self._trusted(path)
-        except UserError:
-            return False
-        return True
+            current_listener().say(f"{path}: damaged or missing; this evaluation is made again")
+        return [(one.after, one.task) for one, _ in damaged]
 
     # ------------------------------------------------------------------ scores
 

@@ -10,16 +10,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import json_text, read_json, write_json
 from seekr_lite.evaluation.scoreboard import Scoreboard, TextColumn
+from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.record import text_checksum
-
-if TYPE_CHECKING:
-    from seekr_lite.runs.folder import RunFolder
-    from seekr_lite.runs.stages import Stage
+from seekr_lite.runs.stages import Stage
 
 FOLDER = "general"
 CHECKSUM = "checksum"
@@ -49,8 +48,6 @@ class KeptText:
     @classmethod
     def read(cls, path: Path) -> KeptText:
         """Raises `UserError` where the file is not what was written."""
-        from pydantic import TypeAdapter, ValidationError
-
         try:
             values = read_json(path)
             checksum = values.pop(CHECKSUM)
@@ -60,7 +57,7 @@ class KeptText:
             if not re.fullmatch("[0-9a-f]{64}", kept.text) or path.stem != kept.text[:16]:
                 raise ValueError("it is about another text than its name says")
             return kept
-        except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path}: this file of the run is damaged: {reason}; measure it again") from None
 

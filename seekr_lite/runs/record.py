@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pydantic import TypeAdapter
+
 from seekr_lite.common.errors import UserError, brief, check_task_name, shown
 from seekr_lite.common.files import json_text, read_limited, write_text
 from seekr_lite.methods.registry import method_class
@@ -63,8 +65,6 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 def read_record(path: Path) -> RunRecord:
     """Raises `UserError` where the record is damaged, of another version, or names files outside of its run."""
-    from pydantic import TypeAdapter
-
     try:
         text = read_limited(path)
         values = json.loads(text)

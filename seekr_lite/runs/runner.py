@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path, writing
 from seekr_lite.common.memory import TESTING, limit_memory, phase_cost
+from seekr_lite.common.packages import load_extra
 from seekr_lite.common.processes import Processes, current_processes, launched_alone
 from seekr_lite.common.progress import Listener, Listeners, current_listener
 from seekr_lite.common.stopping import stop_signals
 from seekr_lite.data.task import Task
-from seekr_lite.evaluation.scoreboard import planned_evaluations, scoreboard, show
+from seekr_lite.evaluation.scoreboard import Evaluation, planned_evaluations, scoreboard, show
 from seekr_lite.methods.registry import with_options
+from seekr_lite.model.base import choose_device, load_base
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.cards import model_card
 from seekr_lite.runs.checks import check_against_base, check_continues
@@ -28,10 +29,8 @@ from seekr_lite.runs.lock import locked
 from seekr_lite.runs.log import LogFile, cut_to_whole_lines
 from seekr_lite.runs.record import file_checksum
 from seekr_lite.runs.tasks import gather_tasks, refuse_other_rows
-from seekr_lite.runs.trackers import Trackers, check_trackers
-
-if TYPE_CHECKING:
-    from seekr_lite.training.learner import Learner
+from seekr_lite.runs.trackers import Trackers
+from seekr_lite.training.learner import Learner
 
 
 def run_recipe(
@@ -42,8 +41,6 @@ def run_recipe(
     fresh: bool = False,
 ) -> RunFolder:
     """What `seekr_lite.run` does; returns the folder of the finished run."""
-    from seekr_lite.model.base import choose_device
-
     if not isinstance(recipe, Recipe):
         recipe = Recipe.from_toml(recipe, overrides)
     path = user_path(output or recipe.run.output or "runs/run")
@@ -62,12 +59,10 @@ def run_recipe(
 
 def run_here(recipe: Recipe, path: Path, trackers: Trackers, tasks: Sequence[Task], fresh: bool) -> RunFolder:
     """Begins or takes up a run in `path`; all that can be refused is refused before a folder is made."""
-    from seekr_lite.model.base import choose_device, load_base
-    from seekr_lite.training.learner import Learner
-
     processes = current_processes()
     with processes.together():
-        check_trackers(recipe.run.trackers)
+        for tracker in recipe.run.trackers:
+            load_extra(tracker, tracker)
         RunFolder.check_free(path)
         folder = RunFolder.open(path) if RunFolder.is_run(path) and not fresh else None
         if folder is not None:
@@ -87,7 +82,7 @@ def run_here(recipe: Recipe, path: Path, trackers: Trackers, tasks: Sequence[Tas
                 held.enter_context(locked(path))
                 folder = prepare_folder(path, recipe, tasks)
                 held.enter_context(trackers)
-                trackers.go_on_after(stage.steps for stage in folder.record.stages)
+                trackers.stage_steps = [stage.steps for stage in folder.record.stages]
         held.enter_context(stop_signals(alone=processes.count == 1))
         folder = seen_by_all(path, folder)
         carry_on(folder, learner, sequence)
@@ -158,9 +153,10 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task]) -> None:
     stages = [tasks] if joint else [[task] for task in tasks]
     planned = planned_evaluations(len(tasks), recipe.evaluate.rounds, joint)
     # What was recorded once is made again, too, where the rounds of the longer sequence no longer ask for it.
-    damaged = current_processes().on_main(lambda: forget_damaged(folder, tasks))
+    damaged = current_processes().on_main(folder.forget_damaged_evaluations)
     by_main(folder, lambda: None)
-    evaluations = list(dict.fromkeys([*planned, *((after, task) for after, task in damaged)]))
+    places = {task.name: index for index, task in enumerate(tasks)}
+    evaluations = list(dict.fromkeys([*planned, *((after, places[task]) for after, task in damaged)]))
     checkpoints = folder.checkpoints(recipe)
     evaluate_after(folder, learner, None, tasks, evaluations)
     for index, stage in enumerate(stages):
@@ -190,22 +186,12 @@ def carry_on(folder: RunFolder, learner: Learner, tasks: list[Task]) -> None:
     by_main(folder, checkpoints.forget)
 
 
-def forget_damaged(folder: RunFolder, tasks: list[Task]) -> list[tuple[int | None, int]]:
-    """Evaluations (after, task) whose predictions are damaged or missing: taken out of the record, and said."""
-    places = {task.name: index for index, task in enumerate(tasks)}
-    damaged = folder.forget_damaged_evaluations()
-    for one in damaged:
-        path = folder.predictions_path(one.after, one.task)
-        current_listener().say(f"{path}: damaged or missing; this evaluation is made again")
-    return [(one.after, places[one.task]) for one in damaged]
-
-
 def evaluate_after(
     folder: RunFolder,
     learner: Learner,
     after: int | None,
     tasks: list[Task],
-    evaluations: list[tuple[int | None, int]],
+    evaluations: list[Evaluation],
 ) -> None:
     """Makes the planned evaluations of one round that have not been made."""
     for round_after, task in evaluations:

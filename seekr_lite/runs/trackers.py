@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import read_json, write_json
-from seekr_lite.common.packages import load_extra
 from seekr_lite.common.progress import Listener, current_listener
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.recipe.recipe import Recipe
 
 PROJECT = "seekr-lite"  # wandb and trackio sort runs into projects
 NAMES_FILE = "trackers.json"  # the name of the run at each tracker that keeps its own
 NOT_A_LOSS = {"stage", "step", "epoch", "learning_rate", "gradient_norm", "term_gradient_norms"}
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raises `UserError` where the package of a tracker is not installed: how to install it."""
-    for name in names:
-        load_extra(name, name)
 
 
 class Trackers(Listener):
@@ -49,10 +40,6 @@ class Trackers(Listener):
         self.waiting: list[str] = list(dict.fromkeys(recipe.run.trackers))
         self.running: dict[str, Any] = {}
         self.stage_steps: list[int] = []  # of the finished stages
-
-    def go_on_after(self, stage_steps: Iterable[int]) -> None:
-        """Tells how many steps each stage took that was finished before."""
-        self.stage_steps = list(stage_steps)
 
     def event(self, kind: str, **values: Any) -> None:
         if kind == "step":
@@ -100,7 +87,7 @@ class Trackers(Listener):
             tracker = tracking.TrackioTracker(PROJECT, name=self._name_at("trackio"), resume="allow")
         tracker.start()
         if name != "tensorboard":  # which would make one more folder for it, beside the run's own recipe.toml
-            tracker.store_init_configuration(flat_recipe(self.recipe))
+            tracker.store_init_configuration({key: plain(value) for key, value in self.recipe.by_key().items()})
         self.running[name] = tracker
 
     def _name_at(self, name: str) -> str:
@@ -141,9 +128,6 @@ def evaluation_values(event: Mapping[str, Any]) -> dict[str, float]:
     return {f"{kind}/{event['task']}": event[kind] for kind in ("score", "nll") if event[kind] is not None}
 
 
-def flat_recipe(recipe: Recipe) -> dict[str, bool | int | float | str | None]:
-    """`section.key` -> value; lists as text, since trackers keep plain values."""
-    return {
-        key: value if isinstance(value, bool | int | float | str | None) else str(value)
-        for key, value in recipe.by_key().items()
-    }
+def plain(value: Any) -> bool | int | float | str | None:
+    """Lists as text, since trackers keep plain values."""
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

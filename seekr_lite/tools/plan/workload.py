@@ -100,13 +100,7 @@ def _count(task: Task, tokenizer: Any, recipe: Recipe) -> TaskRows:
     if tokenizer is None:
         test = tuple(row.prompt for row in _lengths(task.test, None, recipe))
     else:
-        data = recipe.data
-        encoded = encode_prompts(
-            tokenizer,
-            [row.prompt for row in task.test],
-            max_prompt_tokens=data.max_prompt_tokens,
-            chat_template=data.chat_template,
-        )
+        encoded = encode_prompts(tokenizer, [row.prompt for row in task.test], recipe.data)
         test = tuple(len(row.input_ids) for row in encoded)
     text = sum(len(row.prompt.encode()) + len(row.answer.encode()) for row in task.train)
     return TaskRows(task.name, train, validation, test, text / max(1, len(task.train)))

@@ -12,7 +12,7 @@ from rich.text import Text
 from seekr_lite.evaluation.scoreboard import show
 
 if TYPE_CHECKING:
-    from seekr_lite.data.check import DataReport, Lengths, TaskReport
+    from seekr_lite.data.check import Lengths, TaskReport
     from seekr_lite.evaluation.scoreboard import Scoreboard
     from seekr_lite.tools.evaluate import Evaluation
     from seekr_lite.tools.general_text import TextLikelihood
@@ -64,19 +64,19 @@ def render_harness(found: Sequence[HarnessScore]) -> Table:
 SHOWN_CHARACTERS = 600
 
 
-def render(report: DataReport) -> Group:
+def render(reports: Sequence[TaskReport]) -> Group:
     """One table, then an example of each task with its label part marked."""
     table = Table(caption="tokens: shortest/median/95%/longest, before truncation", caption_justify="left")
     for column in ("task", "metric", "train", "held out", "test", "prompt tokens", "answer tokens"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
-    for task in report.tasks:
+    for task in reports:
         counts = (str(n) for n in (task.train_rows, task.validation_rows, task.test_rows))
         table.add_row(
             Text(task.name), Text(task.metric), *counts, _lengths(task.prompt_tokens), _lengths(task.answer_tokens)
         )
-    notes = [note for task in report.tasks for note in _notes(task)]
+    notes = [note for task in reports for note in _notes(task)]
     examples: list[Text] = []
-    for task in report.tasks:
+    for task in reports:
         context = task.example.context
         if len(context) > SHOWN_CHARACTERS:
             context = f"[...] {context[-SHOWN_CHARACTERS:]}"
