@@ -61,12 +61,11 @@ class TaskHeads:
         """The heads with the largest values, largest first, each with its share of the sum over all heads."""
         values = self.measure(measure)[1].flatten()
         total, width = float(values.sum()), self.sensitivity.shape[1]
-        best = torch.argsort(values, descending=True, stable=True)[:count].tolist()
-        shares = [float(values[index]) / total if total > 0 else None for index in best]
-        return [
-            TopHead(index // width, index % width, float(values[index]), share)
-            for index, share in zip(best, shares, strict=True)
-        ]
+        found = []
+        for index in torch.argsort(values, descending=True, stable=True)[:count].tolist():
+            value = float(values[index])
+            found.append(TopHead(index // width, index % width, value, value / total if total > 0 else None))
+        return found
 
     def top_rows(self, measure: str | None = None) -> list[tuple[str, str, str, str]]:
         """The top heads for a table: head, value, share of all, whether it is chosen."""
