@@ -36,7 +36,6 @@ class Comparison:
         return cls(runs, method_groups(runs, recipes), differences)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "runs": [run.to_json() for run in self.runs],
             "methods": [group.to_json() for group in self.groups],

@@ -25,8 +25,6 @@ from seekr_lite.tools.compare.comparison import Comparison
 class PlannedRun:
     """A run that the comparison needs, and where it lies."""
 
-    method: str
-    seed: int
     recipe: Recipe
     path: Path
 
@@ -92,7 +90,7 @@ def plan_runs(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], outp
         for seed in seeds:
             path = user_path(output) / f"{method}-{seed}"
             changed = recipe.with_(method={"name": method}, run={"seed": seed, "output": str(path)})
-            planned.append(PlannedRun(method, seed, changed, path))
+            planned.append(PlannedRun(changed, path))
     return planned
 
 
@@ -102,7 +100,7 @@ def make_runs(planned: Sequence[PlannedRun]) -> None:
     if len(to_do) < len(planned):
         listener.say(f"{len(planned) - len(to_do)} of {len(planned)} runs are finished and taken as they are")
     for number, one in enumerate(to_do, start=1):
-        title = f"run {number} of {len(to_do)}: {one.method}, seed {one.seed}"
+        title = f"run {number} of {len(to_do)}: {one.recipe.method.name}, seed {one.recipe.run.seed}"
         listener.say(f"{title} (in {one.path})")
         try:
             with current_listener.set_to(_Titled(title, listener)):
@@ -117,8 +115,9 @@ def commands(recipe: Path, planned: Sequence[PlannedRun], overrides: Sequence[st
     own, lines = Recipe.from_toml(recipe, overrides).method, []
     for one in planned:
         words = ["seekr-lite", "run", str(recipe)]
-        foreign = ["method.options={}"] if own.options and one.method != own.name else []
-        for change in (*overrides, *foreign, f"method.name={one.method}", f"run.seed={one.seed}"):
+        method, seed = one.recipe.method.name, one.recipe.run.seed
+        foreign = ["method.options={}"] if own.options and method != own.name else []
+        for change in (*overrides, *foreign, f"method.name={method}", f"run.seed={seed}"):
             words += ["--set", change]
         lines.append(shlex.join([*words, "--output", str(one.path)]))
     return lines
