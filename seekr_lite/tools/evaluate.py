@@ -19,7 +19,6 @@ from seekr_lite.tools.models import RunModels
 
 # How rows become tokens: another data set is read as the run's own was, unless it is said otherwise.
 KEPT = ("max_prompt_tokens", "max_answer_tokens", "chat_template")
-CHANGEABLE = ("data", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _with_data(recipe: Recipe, data: str, tasks: Sequence[str], overrides: Seque
     }
     for override in overrides:
         section, key, value = parse_override(override)
-        if section not in CHANGEABLE:
+        if section not in ("data", "evaluate"):
             raise UserError(f"--set {override}: nothing is trained here; keys of [data] and [evaluate] may be changed")
         sections.setdefault(section, {})[key] = value
     return recipe.with_(**sections)

@@ -113,7 +113,8 @@ def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: s
     if snapshot.is_prompt_pool:
         raise UserError("export: PEFT does not know a pool of prompts that are chosen row by row; load it from its run")
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
-    texts = _probe_texts(folder)
+    samples = [row for index in range(len(folder.record.stages)) for row in folder.load_samples(index)[:2]]
+    texts = [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in samples[-PROBE_ROWS:])]
     # One model at a time is in memory: each of these steps loads its own.
     title = f"exporting {folder.record.stages[stage].name}"
     with user_folder(to) as target, current_listener().phase(title, 3) as advance:
@@ -182,12 +183,6 @@ def write_tokenizer(base: Base, target: Path) -> None:
 
 
 # ------------------------------------------------------------------ comparing
-
-
-def _probe_texts(folder: RunFolder) -> list[str]:
-    """A few texts: a sentence, and the run's own replay samples, where it keeps any."""
-    rows = [row for stage in range(len(folder.record.stages)) for row in folder.load_samples(stage)[:2]]
-    return [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in rows[-PROBE_ROWS:])]
 
 
 def _logits_as_trained(folder: RunFolder, stage: int, texts: Sequence[str], target: Path | None) -> list[torch.Tensor]:

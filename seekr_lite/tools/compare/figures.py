@@ -78,7 +78,6 @@ class MethodGroup:
 
     @property
     def figures(self) -> dict[str, Spread | None]:
-        """Mean and spread of each figure."""
         return {name: Spread.of([getattr(run, name) for run in self.runs]) for name in COMPARED}
 
     def to_json(self) -> dict[str, Any]:

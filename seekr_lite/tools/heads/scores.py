@@ -17,7 +17,6 @@ MEANINGS = {  # the most telling first
     "sensitivity": "how much this task's loss depends on the head's map",
     "forgettability": "how far learning this task has moved the head's map",
 }
-MEASURES = tuple(MEANINGS)
 COLUMNS = ("sensitivity", "forgettability", "importance")  # in tables and files, in the order they are made
 
 
@@ -38,7 +37,7 @@ class TaskHeads:
     @property
     def measures(self) -> dict[str, torch.Tensor]:
         """The measures that exist, by name, the most telling first."""
-        found = {name: getattr(self, name) for name in MEASURES}
+        found = {name: getattr(self, name) for name in MEANINGS}
         return {name: values for name, values in found.items() if values is not None}
 
     def measure(self, name: str | None = None) -> tuple[str, torch.Tensor]:
@@ -48,8 +47,8 @@ class TaskHeads:
             UserError: there is no measure of that name, or this task has none.
         """
         name = name or next(iter(self.measures))
-        if name not in MEASURES:
-            raise UserError(f'measure "{name}": allowed: {", ".join(MEASURES)}{nearest(name, MEASURES)}')
+        if name not in MEANINGS:
+            raise UserError(f'measure "{name}": allowed: {", ".join(MEANINGS)}{nearest(name, MEANINGS)}')
         if name not in self.measures:
             raise UserError(
                 f'measure "{name}": the bare base has none, as it has learned nothing; allowed: '

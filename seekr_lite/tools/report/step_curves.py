@@ -144,7 +144,8 @@ def read_phases(path: Path) -> list[PhaseTotal]:
                 stage = int(within(event["stage"], 0, MAX_TASKS)) if event["event"] == "stage" else -1
                 place = (stage, f"{event.get('after')} {event.get('task')}")
                 for phase, cost in event["phases"].items():
-                    found.setdefault(phase, {})[place] = _cost(cost)
+                    peak = None if cost["peak_bytes"] is None else int(within(cost["peak_bytes"], 0, MAX_BYTES))
+                    found.setdefault(phase, {})[place] = within(cost["seconds"], 0, MAX_TIME), peak
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue  # a run of an earlier version, or a damaged line, which the section on losses counts
     totals = []
@@ -154,8 +155,3 @@ def read_phases(path: Path) -> list[PhaseTotal]:
             known = [peak for peak in peaks if peak is not None]
             totals.append(PhaseTotal(phase, len(seconds), math.fsum(seconds), max(known, default=None)))
     return totals
-
-
-def _cost(values: dict[str, Any]) -> tuple[float, int | None]:
-    peak = values["peak_bytes"]
-    return within(values["seconds"], 0, MAX_TIME), None if peak is None else int(within(peak, 0, MAX_BYTES))
