@@ -13,13 +13,12 @@ from seekr_lite.evaluation.evaluate import evaluate_task
 from seekr_lite.recipe.recipe import DataSettings, Recipe, parse_override
 from seekr_lite.runs.checks import check_against_base
 from seekr_lite.runs.folder import RunFolder
-from seekr_lite.runs.stages import Stage, find_stages, find_tasks, known_metrics, known_result, model_name
+from seekr_lite.runs.stages import find_stages, find_tasks, known_metrics, known_result, model_name
 from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.tools.models import RunModels
 
 # How rows become tokens: another data set is read as the run's own was, unless it is said otherwise.
 KEPT = ("max_prompt_tokens", "max_answer_tokens", "chat_template")
-CHANGEABLE = ("data", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -77,21 +76,15 @@ def evaluate_run(
     found = []
     for stage in stages:
         for name in names:
-            record = known.get((stage, name))
+            model_after, record = model_name(folder, stage), known.get((stage, name))
             if record is not None:
-                score, nll, metric = record.score, record.nll, metrics.get(name)
-            else:
-                score, nll = _test(models, stage, read[name], recipe)
-                metric = read[name].metric
-            found.append(Evaluation(model_name(folder, stage), name, metric, score, nll, record is not None))
+                found.append(Evaluation(model_after, name, metrics.get(name), record.score, record.nll, True))
+                continue
+            what = "the bare base" if stage is None else f"after {model_after}"
+            with models.acting(stage) as model:
+                result = evaluate_task(model, models.tokenizer, read[name], recipe, what)
+            found.append(Evaluation(model_after, name, read[name].metric, result.score, result.nll, False))
     return found
-
-
-def _test(models: RunModels, stage: Stage, task: Task, recipe: Recipe) -> tuple[float | None, float | None]:
-    what = "the bare base" if stage is None else f"after {model_name(models.folder, stage)}"
-    with models.acting(stage) as model:
-        result = evaluate_task(model, models.tokenizer, task, recipe, what)
-    return result.score, result.nll
 
 
 def _with_data(recipe: Recipe, data: str, tasks: Sequence[str], overrides: Sequence[str]) -> Recipe:
@@ -113,7 +106,7 @@ def _with_data(recipe: Recipe, data: str, tasks: Sequence[str], overrides: Seque
     }
     for override in overrides:
         section, key, value = parse_override(override)
-        if section not in CHANGEABLE:
+        if section not in ("data", "evaluate"):
             raise UserError(f"--set {override}: nothing is trained here; keys of [data] and [evaluate] may be changed")
         sections.setdefault(section, {})[key] = value
     return recipe.with_(**sections)

@@ -7,7 +7,7 @@ that it was made from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from seekr_lite.model.base import (
     quantization_config,
     resolve_model,
 )
-from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
+from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.recipe import BaseSettings, Recipe
 from seekr_lite.runs.cards import export_card
 from seekr_lite.runs.folder import RunFolder
@@ -88,14 +88,7 @@ class Export:
         return self.as_trained.within(getattr(torch, self.dtype))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            **vars(self),
-            "path": str(self.path),
-            "as_made": vars(self.as_made),
-            "as_trained": vars(self.as_trained),
-            "agrees": self.agrees,
-        }
+        return {**asdict(self), "path": str(self.path), "agrees": self.agrees}
 
 
 def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: str = "none") -> Export:
@@ -115,10 +108,13 @@ def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: s
     stage = folder.stage_after(after)
     snapshot, recipe = folder.load_snapshot(stage), folder.recipe()
     settings = recipe.base
-    if snapshot.is_prompt:
-        _refuse_prompt(snapshot, merge)
+    if snapshot.is_prompt and merge != "none":
+        raise UserError(f'merge "{merge}": a soft prompt cannot be merged into weights; export it with merge "none"')
+    if snapshot.is_prompt_pool:
+        raise UserError("export: PEFT does not know a pool of prompts that are chosen row by row; load it from its run")
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))
-    texts = _probe_texts(folder)
+    samples = [row for index in range(len(folder.record.stages)) for row in folder.load_samples(index)[:2]]
+    texts = [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in samples[-PROBE_ROWS:])]
     # One model at a time is in memory: each of these steps loads its own.
     title = f"exporting {folder.record.stages[stage].name}"
     with user_folder(to) as target, current_listener().phase(title, 3) as advance:
@@ -138,7 +134,11 @@ def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: s
             as_made=Agreement.of(reloaded, made),
             as_trained=Agreement.of(reloaded, trained),
         )
-        _refuse_if_off(done)
+        if not done.as_made.within(dtype):
+            raise UserError(
+                f"{to}: not exported: loaded again, its logits differ by up to {done.as_made.largest_difference:.3g} "
+                f"(of up to {done.as_made.largest_logit:.3g}) from those of the model that it was made from"
+            )
         card = export_card(folder.record, stage, done.after, settings, done.merge, done.dtype, describe_check(done))
         (target / "README.md").write_text(card, encoding="utf-8")
         for file in target.iterdir():
@@ -148,21 +148,6 @@ def export(folder: RunFolder, to: str | Path, after: str | None = None, merge: s
 
 
 # ------------------------------------------------------------------ writing
-
-
-def _refuse_prompt(snapshot: Snapshot, merge: str) -> None:
-    """Raises `UserError` for what a soft prompt cannot become."""
-    if merge != "none":
-        raise UserError(f'merge "{merge}": a soft prompt cannot be merged into weights; export it with merge "none"')
-    if snapshot.is_prompt_pool:
-        raise UserError("export: PEFT does not know a pool of prompts that are chosen row by row; load it from its run")
-
-
-def _write_adapter(adapters: SnapshotSequence, snapshot: Snapshot, target: Path) -> None:
-    """The configuration is written anew: nothing but numbers and tensors is taken from a run folder."""
-    (target / "adapter_config.json").write_text(json_text(adapters.config_of(snapshot)), encoding="utf-8")
-    write_tensors(target / "adapter_model.safetensors", snapshot.weights, {"format": "pt"})
-    write_tokenizer(adapters.base, target)
 
 
 def _write_merged(
@@ -200,28 +185,18 @@ def write_tokenizer(base: Base, target: Path) -> None:
 # ------------------------------------------------------------------ comparing
 
 
-def _refuse_if_off(done: Export) -> None:
-    made = done.as_made
-    if not made.within(getattr(torch, done.dtype)):
-        raise UserError(
-            f"{done.path}: not exported: loaded again, its logits differ by up to {made.largest_difference:.3g} (of up "
-            f"to {made.largest_logit:.3g}) from those of the model that it was made from"
-        )
-
-
-def _probe_texts(folder: RunFolder) -> list[str]:
-    """A few texts: a sentence, and the run's own replay samples, where it keeps any."""
-    rows = [row for stage in range(len(folder.record.stages)) for row in folder.load_samples(stage)[:2]]
-    return [PROBE_TEXT, *(f"{row.prompt}{row.answer}" for row in rows[-PROBE_ROWS:])]
-
-
 def _logits_as_trained(folder: RunFolder, stage: int, texts: Sequence[str], target: Path | None) -> list[torch.Tensor]:
     """Logits of the run's own model; its adapter is written to `target`, where one is given."""
     models = RunModels(folder)
     with models.acting(stage) as model:
         logits = _logits(model, models.tokenizer, texts)
     if target is not None:
-        _write_adapter(models.adapters, models.adapters.snapshots[0], target)
+        # The configuration is written anew: nothing but numbers and tensors is taken from a run folder.
+        (snapshot,) = models.adapters.snapshots
+        config = json_text(models.adapters.config_of(snapshot))
+        (target / "adapter_config.json").write_text(config, encoding="utf-8")
+        write_tensors(target / "adapter_model.safetensors", snapshot.weights, {"format": "pt"})
+        write_tokenizer(models.adapters.base, target)
     return logits
 
 

@@ -55,7 +55,6 @@ class Push:
         return content.decode()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "to": self.to,
             "private": self.private,

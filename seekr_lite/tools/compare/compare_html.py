@@ -67,7 +67,6 @@ def _warnings(named: dict[str, RunFacts]) -> list[str]:
 
 
 def _row(run: str, facts: RunFacts) -> list[str]:
-    """A run's figures and costs."""
     stages, summary = facts.folder.record.stages, facts.board.summary()
     figures = [number(summary[name], figure.digits) for name, figure in SHOWN.items()]
     costs = [f"{sum(one.steps for one in stages):,}", f"{sum(one.seconds for one in stages):,.0f}"]

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from seekr_lite.common.errors import UserError
+from seekr_lite.common.files import user_file
+from seekr_lite.common.terminal import as_text
 from seekr_lite.runs.folder import RunFolder
+from seekr_lite.tools.compare.compare_html import compare_html
+from seekr_lite.tools.compare.comparison_table import comparison_table
 from seekr_lite.tools.compare.figures import ComparedRun, MethodGroup, compared, differing, is_setting, method_groups
 
 
@@ -36,7 +40,6 @@ class Comparison:
         return cls(runs, method_groups(runs, recipes), differences)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "runs": [run.to_json() for run in self.runs],
             "methods": [group.to_json() for group in self.groups],
@@ -45,15 +48,9 @@ class Comparison:
 
     def save_html(self, path: str | Path) -> None:
         """Writes one HTML file that needs nothing else. Raises `UserError` where it cannot be written."""
-        from seekr_lite.common.files import user_file
-        from seekr_lite.tools.compare.compare_html import compare_html
-
         page = compare_html([RunFolder.open(run.path) for run in self.runs])
         with user_file(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
 
     def __str__(self) -> str:
-        from seekr_lite.common.terminal import as_text
-        from seekr_lite.tools.compare.comparison_table import comparison_table
-
         return as_text(comparison_table(self.runs, self.groups, self.differences))

@@ -42,7 +42,6 @@ class ComparedRun:
     nll_forgetting: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {**vars(self), "tasks": list(self.tasks), "untested": list(self.untested)}
 
 
@@ -79,11 +78,9 @@ class MethodGroup:
 
     @property
     def figures(self) -> dict[str, Spread | None]:
-        """Mean and spread of each figure."""
         return {name: Spread.of([getattr(run, name) for run in self.runs]) for name in COMPARED}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         figures = {name: None if value is None else vars(value) for name, value in self.figures.items()}
         return {"label": self.label, "method": self.runs[0].method, "seeds": list(self.seeds), **figures}
 

@@ -25,8 +25,6 @@ from seekr_lite.tools.compare.comparison import Comparison
 class PlannedRun:
     """A run that the comparison needs, and where it lies."""
 
-    method: str
-    seed: int
     recipe: Recipe
     path: Path
 
@@ -69,7 +67,9 @@ def compare(
         return Comparison.of([RunFolder.open(one) for one in what if not isinstance(one, Recipe)])
     if len(what) > 1:
         raise UserError("compare: name one recipe, or any number of runs")
-    planned = plan_runs(_recipe(recipes[0], overrides), methods, seeds, output or default_output(recipes[0]))
+    (given,) = recipes
+    recipe = given if isinstance(given, Recipe) else Recipe.from_toml(given, overrides)
+    planned = plan_runs(recipe, methods, seeds, output or default_output(given))
     make_runs(planned)
     return Comparison.of([RunFolder.open(one.path) for one in planned])
 
@@ -90,7 +90,7 @@ def plan_runs(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], outp
         for seed in seeds:
             path = user_path(output) / f"{method}-{seed}"
             changed = recipe.with_(method={"name": method}, run={"seed": seed, "output": str(path)})
-            planned.append(PlannedRun(method, seed, changed, path))
+            planned.append(PlannedRun(changed, path))
     return planned
 
 
@@ -100,7 +100,7 @@ def make_runs(planned: Sequence[PlannedRun]) -> None:
     if len(to_do) < len(planned):
         listener.say(f"{len(planned) - len(to_do)} of {len(planned)} runs are finished and taken as they are")
     for number, one in enumerate(to_do, start=1):
-        title = f"run {number} of {len(to_do)}: {one.method}, seed {one.seed}"
+        title = f"run {number} of {len(to_do)}: {one.recipe.method.name}, seed {one.recipe.run.seed}"
         listener.say(f"{title} (in {one.path})")
         try:
             with current_listener.set_to(_Titled(title, listener)):
@@ -112,22 +112,15 @@ def make_runs(planned: Sequence[PlannedRun]) -> None:
 
 def commands(recipe: Path, planned: Sequence[PlannedRun], overrides: Sequence[str] = ()) -> list[str]:
     """The `seekr-lite run` commands that make these runs, one each, for other machines or a queue."""
-    own = Recipe.from_toml(recipe, overrides).method
-
-    def changes(one: PlannedRun) -> list[str]:
-        foreign = ["method.options={}"] if own.options and one.method != own.name else []
-        return [*overrides, *foreign, f"method.name={one.method}", f"run.seed={one.seed}"]
-
-    return [
-        shlex.join(
-            [
-                *("seekr-lite", "run", str(recipe)),
-                *(part for change in changes(one) for part in ("--set", change)),
-                *("--output", str(one.path)),
-            ]
-        )
-        for one in planned
-    ]
+    own, lines = Recipe.from_toml(recipe, overrides).method, []
+    for one in planned:
+        words = ["seekr-lite", "run", str(recipe)]
+        method, seed = one.recipe.method.name, one.recipe.run.seed
+        foreign = ["method.options={}"] if own.options and method != own.name else []
+        for change in (*overrides, *foreign, f"method.name={method}", f"run.seed={seed}"):
+            words += ["--set", change]
+        lines.append(shlex.join([*words, "--output", str(one.path)]))
+    return lines
 
 
 def default_output(recipe: Recipe | str | Path) -> Path:
@@ -144,12 +137,8 @@ def _holds_all(folder: RunFolder, recipe: Recipe) -> bool:
     return all(folder.evaluation(after, tasks[task]) is not None for after, task in wanted)
 
 
-def _is_recipe_file(what: object) -> bool:
-    return isinstance(what, str | Path) and not user_path(what).is_dir() and Path(what).suffix == ".toml"
-
-
-def _recipe(what: Recipe | str | Path, overrides: Sequence[str]) -> Recipe:
-    return what if isinstance(what, Recipe) else Recipe.from_toml(what, overrides)
+def _is_recipe_file(what: str | Path) -> bool:
+    return Path(what).suffix == ".toml" and not user_path(what).is_dir()
 
 
 class _Titled(Listener):

@@ -104,7 +104,7 @@ def graft_heads(folder: RunFolder, task: str | None = None) -> list[GraftResult]
         choices = [chosen, every, *(tuple(generator.sample(every, len(chosen))) for _ in range(RANDOM_DRAWS))]
         with current_listener().phase(f"grafting {name} into {names[-1]}", len(encoded)) as advance:
             losses = graft_losses(adapters, encoded, index, choices, recipe.train.micro_batch_tokens, advance)
-        random = sum(losses.grafted[2:]) / RANDOM_DRAWS
+        old, last, in_chosen, in_all, *in_random = losses
         results.append(
             GraftResult(
                 task=name,
@@ -112,23 +112,14 @@ def graft_heads(folder: RunFolder, task: str | None = None) -> list[GraftResult]
                 rows=len(encoded),
                 rows_from=rows_from,
                 chosen_heads=len(chosen),
-                old=losses.old,
-                last=losses.last,
-                chosen=losses.grafted[0],
-                random=random,
-                all_heads=losses.grafted[1],
+                old=old,
+                last=last,
+                chosen=in_chosen,
+                random=sum(in_random) / RANDOM_DRAWS,
+                all_heads=in_all,
             )
         )
     return results
-
-
-@dataclass(frozen=True)
-class GraftLosses:
-    """NLL per answer token of the old model, of the last, and of the last with each choice of heads grafted."""
-
-    old: float
-    last: float
-    grafted: list[float]
 
 
 def graft_losses(
@@ -138,8 +129,8 @@ def graft_losses(
     choices: Sequence[Sequence[Head]],
     batch_tokens: int,
     advance: Advance = ignore,
-) -> GraftLosses:
-    """Runs the rows through snapshot `old`, then through the last, plain and with each choice of heads grafted."""
+) -> list[float]:
+    """NLL per answer token of snapshot `old`, of the last, and of the last with each choice of heads grafted."""
     config = adapters.base.model.config.get_text_config()
     layers, heads = int(config.num_hidden_layers), int(config.num_attention_heads)
     totals, tokens = torch.zeros(2 + len(choices), dtype=torch.float64), 0
@@ -157,8 +148,8 @@ def graft_losses(
             totals += torch.tensor(losses, dtype=torch.float64)
             tokens += int((batch.labels != -100).sum())
             advance(len(members))
-    old_loss, last_loss, *grafted = (totals / tokens).tolist()
-    return GraftLosses(old_loss, last_loss, grafted)
+    losses_per_token: list[float] = (totals / tokens).tolist()
+    return losses_per_token
 
 
 def _loss(adapters: AdapterSequence, batch: Batch, recorder: Recorder | None) -> float:

@@ -83,7 +83,6 @@ class Heads:
         ]
 
     def change_rows(self) -> list[tuple[str, str]]:
-        """`change` for a table."""
         return [(f"{one.before} → {one.after}", f"{one.jaccard:.2f}") for one in self.change()]
 
     # ------------------------------------------------------------------ tables, pictures, files

@@ -17,7 +17,6 @@ MEANINGS = {  # the most telling first
     "sensitivity": "how much this task's loss depends on the head's map",
     "forgettability": "how far learning this task has moved the head's map",
 }
-MEASURES = tuple(MEANINGS)
 COLUMNS = ("sensitivity", "forgettability", "importance")  # in tables and files, in the order they are made
 
 
@@ -38,7 +37,7 @@ class TaskHeads:
     @property
     def measures(self) -> dict[str, torch.Tensor]:
         """The measures that exist, by name, the most telling first."""
-        found = {name: getattr(self, name) for name in MEASURES}
+        found = {name: getattr(self, name) for name in MEANINGS}
         return {name: values for name, values in found.items() if values is not None}
 
     def measure(self, name: str | None = None) -> tuple[str, torch.Tensor]:
@@ -48,8 +47,8 @@ class TaskHeads:
             UserError: there is no measure of that name, or this task has none.
         """
         name = name or next(iter(self.measures))
-        if name not in MEASURES:
-            raise UserError(f'measure "{name}": allowed: {", ".join(MEASURES)}{nearest(name, MEASURES)}')
+        if name not in MEANINGS:
+            raise UserError(f'measure "{name}": allowed: {", ".join(MEANINGS)}{nearest(name, MEANINGS)}')
         if name not in self.measures:
             raise UserError(
                 f'measure "{name}": the bare base has none, as it has learned nothing; allowed: '
@@ -61,12 +60,11 @@ class TaskHeads:
         """The heads with the largest values, largest first, each with its share of the sum over all heads."""
         values = self.measure(measure)[1].flatten()
         total, width = float(values.sum()), self.sensitivity.shape[1]
-        best = torch.argsort(values, descending=True, stable=True)[:count].tolist()
-        shares = [float(values[index]) / total if total > 0 else None for index in best]
-        return [
-            TopHead(index // width, index % width, float(values[index]), share)
-            for index, share in zip(best, shares, strict=True)
-        ]
+        found = []
+        for index in torch.argsort(values, descending=True, stable=True)[:count].tolist():
+            value = float(values[index])
+            found.append(TopHead(index // width, index % width, value, value / total if total > 0 else None))
+        return found
 
     def top_rows(self, measure: str | None = None) -> list[tuple[str, str, str, str]]:
         """The top heads for a table: head, value, share of all, whether it is chosen."""

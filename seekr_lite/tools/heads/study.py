@@ -15,8 +15,7 @@ from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivit
 from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import Base, load_base
 from seekr_lite.model.lora import AdapterSequence
-from seekr_lite.model.snapshots import Snapshot
-from seekr_lite.recipe.recipe import AdapterSettings, Recipe
+from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.checks import check_against_base
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.runs.tasks import gather_tasks
@@ -58,7 +57,12 @@ def score_task_heads(
     if after is not None and run is None:
         raise UserError(f'after "{after}": the bare base is scored, which has learned nothing; name a run (--run) too')
     if run is not None:
-        check_same_base(recipe, run)
+        own = run.recipe().base.model
+        if recipe.base.model != own:
+            raise UserError(
+                f"{run.path}: this run's adapters belong to the base {own}, and base.model of the recipe is "
+                f"{recipe.base.model}; use --set base.model={own}"
+            )
         if run.load_snapshot(run.stage_after(after)).is_prompt:
             raise UserError(f"{run.path}: this run trains a soft prompt; heads are scored of LoRA adapters")
     found = read_task(recipe, task, run)
@@ -93,16 +97,6 @@ def read_task(recipe: Recipe, name: str, folder: RunFolder | None) -> Task:
     return gather_tasks(recipe.model_copy(update={"data": data}), folder, ())[0]
 
 
-def check_same_base(recipe: Recipe, run: RunFolder) -> None:
-    """Raises `UserError` where the run's adapters do not belong to the recipe's base."""
-    own = run.recipe().base.model
-    if recipe.base.model != own:
-        raise UserError(
-            f"{run.path}: this run's adapters belong to the base {own}, and base.model of the recipe is "
-            f"{recipe.base.model}; use --set base.model={own}"
-        )
-
-
 def adapters_for_scoring(folder: RunFolder, base: Base, after: str | None) -> tuple[AdapterSequence, int | None]:
     """The model after a task as the student, whose gradients sensitivity needs, and the index of the one before it.
 
@@ -113,14 +107,11 @@ def adapters_for_scoring(folder: RunFolder, base: Base, after: str | None) -> tu
     goes_on = index > 0 and method_class(folder.record.method).starts_from_previous
     snapshots = [folder.load_snapshot(index - 1)] if goes_on else []
     snapshots.append(folder.load_snapshot(index))
-    adapters = AdapterSequence(base, _settings_of(snapshots[-1], folder.recipe().adapter), folder.record.seed)
+    own = {"rank": snapshots[-1].rank, "alpha": snapshots[-1].alpha, "growth": "continue"}
+    adapters = AdapterSequence(base, folder.recipe().adapter.model_copy(update=own), folder.record.seed)
     adapters.snapshots = snapshots
     adapters.start_task()
     return adapters, 0 if goes_on else None
-
-
-def _settings_of(snapshot: Snapshot, settings: AdapterSettings) -> AdapterSettings:
-    return settings.model_copy(update={"rank": snapshot.rank, "alpha": snapshot.alpha, "growth": "continue"})
 
 
 def _chosen(recipe: Recipe, task: str, sensitivity: torch.Tensor, forgettability: torch.Tensor | None) -> TaskHeads:

@@ -9,12 +9,8 @@ from seekr_lite.common.svg_charts import line_chart
 from seekr_lite.tools.report.run_facts import RunFacts
 
 
-def score_curves(facts: RunFacts) -> list[tuple[str, str, Markup | str]]:
-    """Of each task: its name, its scores in words, and the chart; no chart where there is one score."""
-    return [_curve(facts, task, name) for task, name in enumerate(facts.tasks)]
-
-
-def _curve(facts: RunFacts, task: int, name: str) -> tuple[str, str, Markup | str]:
+def score_curve(facts: RunFacts, task: int, name: str) -> tuple[str, str, Markup | str]:
+    """A task's name, its scores in words, and the chart; no chart where there is one score."""
     board, rounds = facts.recorded, len(facts.tasks)
     column = [row[task] for row in board.matrix]
     bare = None if board.base is None else board.base[task]

@@ -12,12 +12,8 @@ SMALLEST = 1e-200  # nothing below is drawn on a logarithmic axis
 DEEPEST = 1e-6  # share of the largest mean where a logarithmic axis ends
 
 
-def loss_charts(curves: StepCurves) -> list[tuple[str, str, Markup]]:
-    """Of each loss term and the norm of the gradient: its name, more of its caption, and the chart."""
-    return [_chart(curves, name) for name in curves.names]
-
-
-def _chart(curves: StepCurves, name: str) -> tuple[str, str, Markup]:
+def loss_chart(curves: StepCurves, name: str) -> tuple[str, str, Markup]:
+    """Of a loss term or the norm of the gradient: its title, more of its caption, and the chart."""
     means = curves.smoothed(name)
     known = [mean for mean in means if mean is not None]
     largest = max(mean.value for mean in known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +12,6 @@ from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.contents import TaskStore, replay_store
 from seekr_lite.runs.folder import SCORES_FILE, RunFolder
 from seekr_lite.runs.general_store import kept_texts, with_texts
-from seekr_lite.runs.record import RunRecord
 from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.report.step_curves import PhaseTotal, StepCurves, read_curves, read_phases
 
@@ -45,8 +43,13 @@ class RunFacts:
                 scores = Scoreboard.from_json(folder.load_scores())
             except UserError as error:
                 trouble.append(str(error))
-        recorded = _recorded(folder.record, recipe.data.tasks, scores.metrics if scores else {})
-        finished = scores is not None and scores.tasks == recipe.data.tasks
+        tasks, record = recipe.data.tasks, folder.record
+        metrics = scores.metrics if scores else {}
+        results = {
+            (one.after, tasks.index(one.task)): (one.score, one.nll) for one in record.evaluations if one.task in tasks
+        }
+        recorded = scoreboard({task: metrics.get(task) for task in tasks}, results, record.method, record.seed)
+        finished = scores is not None and scores.tasks == tasks
         board = with_texts(scores if scores and finished else recorded, folder)
         trouble += [str(kept) for _, kept in kept_texts(folder) if isinstance(kept, UserError)]
         return cls(folder, recipe, recorded, board, finished, tuple(trouble))
@@ -125,9 +128,3 @@ class RunFacts:
         if not lines and not self.finished:
             lines.append("the scores are not put together yet")
         return lines
-
-
-def _recorded(record: RunRecord, tasks: tuple[str, ...], metrics: Mapping[str, str]) -> Scoreboard:
-    places = {task: place for place, task in enumerate(tasks)}
-    results = {(one.after, places[one.task]): (one.score, one.nll) for one in record.evaluations if one.task in places}
-    return scoreboard({task: metrics.get(task) for task in tasks}, results, record.method, record.seed)

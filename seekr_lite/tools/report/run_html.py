@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from seekr_lite.common.html_page import render
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.tools.report.costs_section import cost_tables
-from seekr_lite.tools.report.curves_section import score_curves
+from seekr_lite.tools.report.curves_section import score_curve
 from seekr_lite.tools.report.heads_section import heads_or_why_not
-from seekr_lite.tools.report.losses_section import loss_charts
+from seekr_lite.tools.report.losses_section import loss_chart
 from seekr_lite.tools.report.predictions_section import predictions
 from seekr_lite.tools.report.run_facts import RunFacts
 from seekr_lite.tools.report.scores_section import figures, nll_rows, verdict
@@ -42,8 +42,8 @@ def run_html(folder: RunFolder) -> str:
         verdict=verdict(facts),
         figures=figures(facts),
         nll_rows=nll_rows(facts),
-        curves=score_curves(facts),
-        losses=loss_charts(facts.curves),
+        curves=[score_curve(facts, task, name) for task, name in enumerate(facts.tasks)],
+        losses=[loss_chart(facts.curves, name) for name in facts.curves.names],
         costs=cost_tables(facts),
         predictions=predictions(facts),
         **heads_or_why_not(facts),

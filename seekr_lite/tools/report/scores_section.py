@@ -15,8 +15,9 @@ def figures(facts: RunFacts) -> list[dict[str, str]]:
     for name, value in facts.board.summary().items():
         figure = FIGURES[name]
         sign = "+" if name in CHANGES and value is not None and value > 0 else ""
-        shown = {"value": sign + number(value, figure.digits), "unknown": _why_unknown(facts, name, value)}
-        found.append({"title": figure.title, "meaning": figure.meaning, **shown})
+        unknown = _why_unknown(facts, name) if value is None else ""
+        shown = sign + number(value, figure.digits)
+        found.append({"title": figure.title, "meaning": figure.meaning, "value": shown, "unknown": unknown})
     return found
 
 
@@ -54,9 +55,7 @@ def nll_rows(facts: RunFacts) -> list[tuple[str, ...]]:
     ]
 
 
-def _why_unknown(facts: RunFacts, name: str, value: float | None) -> str:
-    if value is not None:
-        return ""
+def _why_unknown(facts: RunFacts, name: str) -> str:
     held_out = "no rows were held out (data.validation_rows)"
     if name == "nll" and facts.finished:
         return held_out

@@ -137,28 +137,21 @@ class PhaseTotal:
 
 def read_phases(path: Path) -> list[PhaseTotal]:
     """In the order of PHASES, those that the log knows; what was done again after a stop counts as it was last."""
-    found: dict[tuple[str, int, str], tuple[float, int | None]] = {}
+    found: dict[str, dict[tuple[int, str], tuple[float, int | None]]] = {}
     for event in events(path):
         try:
             if event is not None and event["event"] in ("stage", "evaluation"):
-                place = (
-                    int(within(event["stage"], 0, MAX_TASKS)) if event["event"] == "stage" else -1,
-                    f"{event.get('after')} {event.get('task')}",
-                )
+                stage = int(within(event["stage"], 0, MAX_TASKS)) if event["event"] == "stage" else -1
+                place = (stage, f"{event.get('after')} {event.get('task')}")
                 for phase, cost in event["phases"].items():
-                    found[(phase, *place)] = _cost(cost)
+                    peak = None if cost["peak_bytes"] is None else int(within(cost["peak_bytes"], 0, MAX_BYTES))
+                    found.setdefault(phase, {})[place] = within(cost["seconds"], 0, MAX_TIME), peak
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue  # a run of an earlier version, or a damaged line, which the section on losses counts
     totals = []
     for phase in PHASES:
-        costs = [cost for (name, *_), cost in found.items() if name == phase]
-        peaks = [peak for _, peak in costs if peak is not None]
-        if costs:
-            seconds = math.fsum(seconds for seconds, _ in costs)
-            totals.append(PhaseTotal(phase, len(costs), seconds, max(peaks, default=None)))
+        if phase in found:
+            seconds, peaks = zip(*found[phase].values(), strict=True)
+            known = [peak for peak in peaks if peak is not None]
+            totals.append(PhaseTotal(phase, len(seconds), math.fsum(seconds), max(known, default=None)))
     return totals
-
-
-def _cost(values: dict[str, Any]) -> tuple[float, int | None]:
-    peak = values["peak_bytes"]
-    return within(values["seconds"], 0, MAX_TIME), None if peak is None else int(within(peak, 0, MAX_BYTES))
