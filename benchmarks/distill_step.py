@@ -64,7 +64,7 @@ from seekr_lite.attention.divergence import attention_divergence
 from seekr_lite.attention.maps import MapShape
 from seekr_lite.attention.recording import HeadPairs, select_heads
 from seekr_lite.attention.tap import AttentionCall, tap
-from seekr_lite.common.memory import forget_peak, memory_in_use, peak_memory
+from seekr_lite.common.memory import forget_peak, peak_memory
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
@@ -406,7 +406,11 @@ def start_peak(device: torch.device) -> int | None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory goes back, or growth into it would not show
         except (OSError, AttributeError):  # not Linux, or not glibc
             return None
-    return memory_in_use(device) if forget_peak(device) else None
+    if not forget_peak(device):
+        return None
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # what is resident
 
 
 # ------------------------------------------------------------------ the report

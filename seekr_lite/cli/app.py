@@ -6,8 +6,12 @@ Exit codes: 0 done; 1 a defect of ours; 2 the user's input is wrong; 3 stopped i
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated, Any
+import traceback
+import warnings
+from importlib.metadata import version as version_of
+from typing import Annotated
 
 import typer
 
@@ -25,12 +29,10 @@ from seekr_lite.cli.run import run_command
 from seekr_lite.cli.verify import verify_command
 from seekr_lite.common.errors import Interrupted, UserError
 from seekr_lite.common.processes import is_main_process, launched_count, says
-
-GOES_ON = "interrupted; the same command goes on from the last checkpoint or finished task"
+from seekr_lite.common.terminal import printable
 
 app = typer.Typer(
     name="seekr-lite",
-    help="Teach one language model task after task on one GPU, and keep the old tasks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -40,9 +42,7 @@ app = typer.Typer(
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
-
-        typer.echo(f"seekr-lite {version('seekr-lite')}")
+        typer.echo(f"seekr-lite {version_of('seekr-lite')}")
         raise typer.Exit
 
 
@@ -105,8 +105,6 @@ def start() -> None:
         if type(error).__name__ == "OutOfMemoryError":  # of torch, which most commands never load
             say("error: out of memory: free the device of other programs, or lower the run's evaluate.batch_tokens")
             sys.exit(3)
-        import traceback
-
         traceback.print_exc()
         say("This is a defect of seekr-lite. Please report it with the lines above and your recipe.")
         sys.exit(1)
@@ -115,21 +113,17 @@ def start() -> None:
 def interrupted() -> str:
     """What Ctrl-C has done: only a run has something to go on with."""
     command = next((part for part in sys.argv[1:] if not part.startswith("-")), "")
-    return GOES_ON if command in ("run", "compare") else "interrupted"
+    goes_on = "; the same command goes on from the last checkpoint or finished task"
+    return "interrupted" + (goes_on if command in ("run", "compare") else "")
 
 
 def say(text: str) -> None:
-    from seekr_lite.common.terminal import printable
-
     print(printable(text), file=sys.stderr)
 
 
 def quiet_libraries() -> None:
     """Loading bars, advice and telemetry of the libraries are not the user's business."""
-    import os
-    import warnings
-
-    settings: dict[str, Any] = {
+    settings = {
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

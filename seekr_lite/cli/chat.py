@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
@@ -33,16 +34,14 @@ def chat_command(
     lines is a prompt.
     """
     from seekr_lite.api import open_run
-
-    opened, hears = open_run(run), listener(quiet)
     from seekr_lite.tools.chat import Chat, converse
 
-    chat = Chat(opened.folder, after, max_tokens)
+    chat = Chat(open_run(run).folder, after, max_tokens)
     talking = sys.stdin.isatty() and sys.stdout.isatty()
     if not talking and isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     if talking:
-        hears.say(f"answering: {chat.model}; /help shows the commands")
+        listener(quiet).say(f"answering: {chat.model}; /help shows the commands")
     try:
         converse(chat, _typed() if talking else sys.stdin, answering(chat, as_json, talking), _say)
     except KeyboardInterrupt:
@@ -61,8 +60,7 @@ def answering(chat: Chat, as_json: bool, talking: bool) -> Callable[[str], None]
                 raise
             answer = ""
         if as_json:
-            values = {"prompt": prompt, "answer": answer, "after": chat.model}
-            typer.echo(json_text(values, indent=None))
+            typer.echo(json_text({"prompt": prompt, "answer": answer, "after": chat.model}, indent=None))
         else:
             typer.echo("")
 
@@ -71,8 +69,6 @@ def answering(chat: Chat, as_json: bool, talking: bool) -> Callable[[str], None]
 
 def _typed() -> Iterator[str]:
     """What is typed, line by line, up to Ctrl-D; with a history where Python has one."""
-    import contextlib
-
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() takes it up
     while True:

@@ -43,6 +43,7 @@ def compare_command(
     """
     from seekr_lite.api import compare
     from seekr_lite.recipe.recipe import Recipe
+    from seekr_lite.tools.compare.comparison_table import comparison_table
     from seekr_lite.tools.compare.grid import commands, default_output, plan_runs
 
     chosen, numbers, changed = comma_list(methods), _seeds(seeds), overrides or []
@@ -63,10 +64,8 @@ def compare_command(
         comparison.save_html(html)
     if as_json:
         show_json(comparison.to_json())
-        return
-    from seekr_lite.tools.compare.comparison_table import comparison_table
-
-    show(comparison_table(comparison.runs, comparison.groups, comparison.differences))
+    else:
+        show(comparison_table(comparison.runs, comparison.groups, comparison.differences))
 
 
 def _seeds(text: str | None) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from seekr_lite.cli.options import AsJson, Overrides, RecipePath
+from seekr_lite.cli.options import AsJson, Overrides, RecipePath, read_recipe
 from seekr_lite.common.terminal import show, show_json
 
 data_app = typer.Typer(
@@ -14,11 +14,6 @@ data_app = typer.Typer(
 )
 
 
-@data_app.callback()
-def data() -> None:
-    """Look at the tasks of a recipe."""
-
-
 @data_app.command("check", epilog="Example:  seekr-lite data check recipes/quickstart.toml")
 def check(
     recipe: RecipePath,
@@ -26,9 +21,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Count rows and tokens, find truncation, duplicates and test rows that stand in train, and show one example."""
-    from seekr_lite.recipe.recipe import Recipe
-
-    checked = Recipe.from_toml(recipe, overrides or ())
+    checked = read_recipe(recipe, overrides)
     from seekr_lite.runs.tasks import gather_tasks
 
     tasks = gather_tasks(checked, None, ())
@@ -36,14 +29,12 @@ def check(
 
     from seekr_lite.data.check import check_data
     from seekr_lite.model.base import load_tokenizer
+    from seekr_lite.runs.checks import check_against_base
+    from seekr_lite.tools.report.tables import render
 
     reports = check_data(tasks, load_tokenizer(checked.base), checked.data)
     if as_json:
         show_json({"tasks": [asdict(report) for report in reports]})
     else:
-        from seekr_lite.tools.report.tables import render
-
         show(render(reports))
-    from seekr_lite.runs.checks import check_against_base
-
     check_against_base(checked)  # what `run` would refuse is said here, too

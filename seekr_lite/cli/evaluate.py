@@ -52,6 +52,8 @@ def evaluate_command(
     measured with --general is kept beside it, and shown wherever its scores are.
     """
     from seekr_lite.api import open_run
+    from seekr_lite.tools.report import tables
+    from seekr_lite.tools.report.run_facts import RunFacts
 
     if limit is not None and lm_eval is None:
         raise UserError("--limit: goes with --lm-eval")
@@ -59,20 +61,16 @@ def evaluate_command(
         raise UserError("--lm-eval: names its tasks itself; leave out --task, --data, --set and --general")
     if general is not None and (task or data or overrides):
         raise UserError("--general: a text has no tasks; leave out --task, --data and --set")
-    opened, hears = open_run(run), listener(quiet, verbose)
-    from seekr_lite.tools.report import tables
-
+    opened, reports_to = open_run(run), listener(quiet, verbose)
     if lm_eval is not None:
-        scores = opened.harness_scores(comma_list(lm_eval), after or (), limit, hears)
+        scores = opened.harness_scores(comma_list(lm_eval), after or (), limit, reports_to)
         rows, table = [vars(one) for one in scores], tables.render_harness(scores)
     elif general is not None:
-        from seekr_lite.tools.report.run_facts import RunFacts
-
-        read = opened.general_likelihood(general, after or (), hears)
+        read = opened.general_likelihood(general, after or (), reports_to)
         board = RunFacts.of(opened.folder).board
         rows, table = [one.to_json() for one in read], tables.render_likelihoods(read, str(general), board)
     else:
-        found = opened.evaluate(after or (), task or (), data, overrides or (), hears)
+        found = opened.evaluate(after or (), task or (), data, overrides or (), reports_to)
         rows, table = [vars(one) for one in found], tables.render_evaluations(found)
     if as_json:
         show_json(rows)

@@ -37,7 +37,7 @@ def export_command(
     if as_json:
         show_json(done.to_json())
         return
-    from seekr_lite.tools.export import describe_check
+    from seekr_lite.tools.export import describe_check  # loads PEFT, which a mistake does not wait for
 
     typer.echo(printable(f"The model after {done.after} is in {done.path}: {describe_check(done)}."))
     if not done.agrees:

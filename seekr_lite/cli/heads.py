@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, RunPath, Verbose, listener
+from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, RunPath, Verbose, listener, read_recipe
 from seekr_lite.common.terminal import printable, show, show_json
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ Png = Annotated[Path | None, typer.Option(help="Write the heatmap as a picture."
 Html = Annotated[Path | None, typer.Option(help="Write all tasks and measures as one HTML file.")]
 
 
-@heads_app.callback()
-def heads() -> None:
-    """Look into the attention heads."""
-
-
 @heads_app.command("inspect", epilog="Example:  seekr-lite heads inspect runs/quickstart --html heads.html")
 def inspect(
     run: RunPath,
@@ -43,6 +38,7 @@ def inspect(
 ) -> None:
     """Show the heads of a run: scores, the chosen heads, how the choice moved, and what is kept of each task."""
     from seekr_lite.api import open_run
+    from seekr_lite.tools.heads.heads_table import render_heads, render_store
 
     opened = open_run(run)
     found, store = opened.heads, opened.replay_store
@@ -51,8 +47,6 @@ def inspect(
     if as_json:
         show_json({**found.to_json(), "replay_store": [vars(one) for one in store]})
         return
-    from seekr_lite.tools.heads.heads_table import render_heads, render_store
-
     show(render_heads(found.of(after), measure, found.change()))
     show(render_store(store))
 
@@ -75,10 +69,9 @@ def score(
     verbose: Verbose = False,
 ) -> None:
     """Score the heads of the bare base, or of a run's model, on the first training rows of a task."""
-    from seekr_lite.recipe.recipe import Recipe
-
-    checked = Recipe.from_toml(recipe, overrides or ())
+    checked = read_recipe(recipe, overrides)
     from seekr_lite.api import open_run, score_task_heads
+    from seekr_lite.tools.heads.heads_table import render_heads
 
     opened = None if run is None else open_run(run)
     study = score_task_heads(checked, task, rows, opened, after, listener(quiet, verbose))
@@ -87,8 +80,6 @@ def score(
     if as_json:
         show_json({**study.heads.to_json(), "rows": study.rows, "model": study.model})
         return
-    from seekr_lite.tools.heads.heads_table import render_heads
-
     typer.echo(printable(f"Scored: {study.model}, on the first {study.rows} training rows of {task}."))
     if run is None:
         typer.echo("It has learned nothing, so there is no forgettability; the heads are chosen by sensitivity.")
@@ -110,7 +101,7 @@ def graft(
     if as_json:
         show_json([one.to_json() for one in results])
         return
-    from seekr_lite.tools.heads.graft import render_grafts
+    from seekr_lite.tools.heads.graft import render_grafts  # loads PEFT, which a mistake does not wait for
 
     show(render_grafts(results))
 

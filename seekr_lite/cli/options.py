@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from seekr_lite.common.progress import Listener
+    from seekr_lite.recipe.recipe import Recipe
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe file (TOML).", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
@@ -26,6 +27,13 @@ def listener(quiet: bool, verbose: bool = False) -> Listener:
     from seekr_lite.common.console import Console
 
     return Console(quiet, verbose)
+
+
+def read_recipe(file: Path, overrides: list[str] | None) -> Recipe:
+    """The recipe with its `--set`. Read before a command loads torch: a mistake in it is said at once."""
+    from seekr_lite.recipe.recipe import Recipe
+
+    return Recipe.from_toml(file, overrides or ())
 
 
 def comma_list(text: str | None) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, listener
+from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, listener, read_recipe
 from seekr_lite.common.terminal import show, show_json
 
 
@@ -27,11 +27,10 @@ def plan_command(
 
     Needs no GPU and downloads nothing. Sizes in JSON are bytes.
     """
-    from seekr_lite.recipe.recipe import Recipe
-
-    checked = Recipe.from_toml(recipe, overrides or ())
+    checked = read_recipe(recipe, overrides)
     from seekr_lite.tools.plan.measure import measure_plan, measured_dtype
     from seekr_lite.tools.plan.plan import at_speed, make_plan
+    from seekr_lite.tools.plan.plan_table import render_measured, render_plan
 
     plan = make_plan(checked, tokens_per_second, measured_dtype(checked) if measure else None)
     measured = measure_plan(checked, plan, listener(quiet)) if measure else None
@@ -40,8 +39,6 @@ def plan_command(
     if as_json:
         show_json({**plan.to_json(), "measured": measured.to_json() if measured else None})
         return
-    from seekr_lite.tools.plan.plan_table import render_measured, render_plan
-
     show(render_plan(plan))
     if measured:
         show(render_measured(measured))

@@ -15,11 +15,6 @@ recipes_app = typer.Typer(
 )
 
 
-@recipes_app.callback()
-def recipes() -> None:
-    """The recipes that come with seekr-lite."""
-
-
 @recipes_app.command("list", epilog="Example:  seekr-lite recipes list")
 def list_recipes(as_json: AsJson = False) -> None:
     """Print every recipe, each with what it is."""

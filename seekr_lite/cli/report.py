@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from seekr_lite.common.errors import UserError
+from seekr_lite.common.terminal import printable, show_json
 
 
 def report_command(
@@ -22,14 +23,12 @@ def report_command(
     The file needs no network and nothing beside it. Its path is printed.
     """
     from seekr_lite.api import open_run
-    from seekr_lite.common.terminal import printable, show_json
+    from seekr_lite.tools.report.run_json import run_json
 
     opened = open_run(run)
     if as_json and output is not None:
         raise UserError("--json: prints to standard output and writes no file; leave out --output")
     if as_json:
-        from seekr_lite.tools.report.run_json import run_json
-
         show_json(run_json(opened.folder))
-        return
-    typer.echo(printable(str(opened.save_report(output))))
+    else:
+        typer.echo(printable(str(opened.save_report(output))))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, Verbose, listener
+from seekr_lite.cli.options import AsJson, Overrides, Quiet, RecipePath, Verbose, listener, read_recipe
 from seekr_lite.common.processes import is_main_process
 from seekr_lite.common.terminal import printable, show, show_json
 
@@ -27,9 +27,7 @@ def run_command(
 
     In a folder that holds the same run, it goes on where it was stopped.
     """
-    from seekr_lite.recipe.recipe import Recipe
-
-    checked = Recipe.from_toml(recipe, overrides or ())
+    checked = read_recipe(recipe, overrides)
     from seekr_lite.api import run
 
     finished = run(checked, output=output, listener=listener(quiet, verbose), fresh=fresh)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from seekr_lite.common.progress import Advance, Listener
+from seekr_lite.common.terminal import safe_console
 
 
 class Console(Listener):
@@ -18,8 +19,6 @@ class Console(Listener):
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        from seekr_lite.common.terminal import safe_console
-
         self.quiet = quiet
         self.verbose = verbose
         self.console = safe_console(stderr=True)
@@ -29,26 +28,19 @@ class Console(Listener):
         if self.quiet or not (self.console.is_terminal or self.console.is_jupyter):
             yield lambda units: None
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress
 
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            bar = progress.add_task(description, total=total)
-            yield lambda units: progress.advance(bar, units)
+        with progress.Progress(*columns, console=self.console, transient=True) as bars:
+            bar = bars.add_task(description, total=total)
+            yield lambda units: bars.advance(bar, units)
 
     def event(self, kind: str, **values: Any) -> None:
         if self.verbose:

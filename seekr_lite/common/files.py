@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from safetensors import SafetensorError
+
 from seekr_lite.common.errors import MAX_FILE_BYTES, Stopped, UserError, shown
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -162,7 +164,6 @@ def json_text(values: Any) -> str:
 
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
     """A safetensors file, at a temporary path. Raises `OSError`, whose words safetensors keeps, but not its number."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
@@ -172,13 +173,20 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
         raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from None
 
 
-def read_json(path: Path) -> Any:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises `UserError` where the block finds no file, or one that is damaged."""
     try:
-        return strict_json(read_limited(path))
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: this file of the run is missing") from None
-    except (ValueError, OSError, RecursionError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: this file of the run is damaged: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    with _reading(path):
+        return strict_json(read_limited(path))
 
 
 def read_limited(path: Path) -> str:
@@ -189,15 +197,10 @@ def read_limited(path: Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with _reading(path):
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: this file of the run is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: this file of the run is damaged: {error}") from None
 
 
 def _sync(path: Path) -> None:

@@ -33,18 +33,7 @@ def peak_memory(device: torch.device) -> int | None:
     """Bytes at the most since `forget_peak`; None where it is not known."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return _of_process("VmHWM")
-
-
-def memory_in_use(device: torch.device) -> int | None:
-    """Bytes now; None where it is not known."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return _of_process("VmRSS")
-
-
-def _of_process(what: str) -> int | None:
-    found = re.search(rf"{what}:\s+(\d+) kB", STATUS.read_text())
+    found = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
     return int(found[1]) * 1024 if found else None
 
 

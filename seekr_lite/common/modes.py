@@ -15,8 +15,8 @@ def eval_mode(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     Args:
         modules: `model.modules()`, or a list of them that was kept: to find them takes longer than to switch them.
     """
-    with _given_back(modules) as those_that_train:
-        for module in those_that_train:
+    with _given_back(modules) as borrowed:
+        for module in borrowed:
             _set_training(module, False)
         yield
 
@@ -28,26 +28,21 @@ def train_mode_without_dropout(model: torch.nn.Module) -> Iterator[None]:
     Attention drops out by a number that it takes from its module's mode, so only the layers that are checkpointed are
     in train mode, and nothing in them.
     """
-    with _given_back(model.modules()):
-        for module in model.modules():
+    with _given_back(model.modules()) as borrowed:
+        for module in borrowed:
             _set_training(module, bool(getattr(module, "gradient_checkpointing", False)))
         yield
 
 
 @contextmanager
 def _given_back(modules: Iterable[torch.nn.Module]) -> Iterator[list[torch.nn.Module]]:
-    """Those that are in train mode; afterwards they are again, and no others."""
-    train: list[torch.nn.Module] = []
-    evaluate: list[torch.nn.Module] = []
-    for module in modules:
-        (train if module.training else evaluate).append(module)
+    borrowed = list(modules)
+    before = [module.training for module in borrowed]
     try:
-        yield train
+        yield borrowed
     finally:
-        for mode, members in ((True, train), (False, evaluate)):
-            for module in members:
-                if module.training is not mode:
-                    _set_training(module, mode)
+        for module, mode in zip(borrowed, before, strict=True):
+            _set_training(module, mode)
 
 
 def _set_training(module: torch.nn.Module, mode: bool) -> None:

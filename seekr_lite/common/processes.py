@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seekr_lite.common.ambient import Ambient
@@ -24,27 +25,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
 class Processes:
-    """This process among those of the run. Number 0 is the main one: it alone writes and speaks.
+    """This process among those of the run. Number 0 is the main one: it alone writes and speaks."""
 
-    Args:
-        index: the number of this process, from 0.
-        count: of all processes, on all machines.
-        device: where its tensors live; None: wherever the recipe says.
-        group: the torch.distributed group that carries what lies on the host; None: the default one.
-    """
-
-    def __init__(
-        self,
-        index: int = 0,
-        count: int = 1,
-        device: torch.device | None = None,
-        group: Any = None,
-    ) -> None:
-        self.index = index
-        self.count = count
-        self.device = device
-        self.group = group
+    index: int = 0  # of this process
+    count: int = 1  # of all processes, on all machines
+    device: torch.device | None = None  # where its tensors live; None: wherever the recipe says
+    group: Any = None  # the torch.distributed group that carries what lies on the host; None: the default one
 
     @classmethod
     def launched(cls, device: torch.device) -> Processes:

@@ -63,9 +63,6 @@ def stop_signals(alone: bool = True) -> Iterator[StopRequest]:
     """Inside the block the first signal asks to stop, and a second SIGINT ends at once (`KeyboardInterrupt`).
 
     Outside of the main thread signals cannot be caught; there nobody asks.
-
-    Args:
-        alone: whether one process makes the run.
     """
     request = StopRequest(alone)
 

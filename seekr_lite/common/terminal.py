@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from io import StringIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,6 @@ def show(renderable: Any) -> None:
 
 def as_text(renderable: Any, width: int = 160) -> str:
     """A table or the like of rich as plain text."""
-    from io import StringIO
-
     text, console = StringIO(), safe_console()
     console.file, console.width, console.no_color = text, width, True
     console.print(renderable)

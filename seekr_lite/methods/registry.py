@@ -40,7 +40,7 @@ def method_class(name: str) -> type[Method]:
         UserError: no method has this name, or an installed one lacks what its traits promise.
     """
     if name in METHODS:
-        module, _, attribute = METHODS[name].place.partition(":")
+        module, _, attribute = METHODS[name].partition(":")
         found: type[Method] = getattr(import_module(module), attribute)
         return found
     other: type[Method] | None = class_of_others(name)

@@ -23,7 +23,7 @@ from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivit
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals, TaskState
 from seekr_lite.model.answer_states import AnswerStates, answer_span, answer_states
 from seekr_lite.model.snapshots import SnapshotSequence
-from seekr_lite.recipe.method_names import METHODS
+from seekr_lite.recipe.method_names import DEFAULTS
 from seekr_lite.recipe.recipe import MethodSettings
 
 
@@ -34,7 +34,7 @@ class Seekr(DarkExperienceReplay):
     summary = "DER++, and distillation of the attention maps of the heads that matter most"
     looks_into_attention = True
     state_folder = "heads"
-    recipe_defaults = METHODS["seekr"].recipe_defaults
+    recipe_defaults = DEFAULTS["seekr"]
 
     def __init__(self, settings: MethodSettings, adapters: SnapshotSequence, seed: int) -> None:
         super().__init__(settings, adapters, seed)
@@ -174,4 +174,4 @@ class PublishedSeekr(Seekr):
 
     name = "seekr-paper"
     summary = "SEEKR with the paper's schedule and attention weight"
-    recipe_defaults = METHODS["seekr-paper"].recipe_defaults
+    recipe_defaults = DarkExperienceReplay.recipe_defaults  # none: the fields' own are the published ones

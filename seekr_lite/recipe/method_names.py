@@ -7,7 +7,6 @@ stands here; everything else is on the class.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -16,32 +15,25 @@ from seekr_lite.common.errors import UserError
 
 GROUP = "seekr_lite.methods"  # of entry points of installed packages
 
-
-@dataclass(frozen=True)
-class PackageMethod:
-    """Where the class is, and its `recipe_defaults` (see `Method`), which the class takes from here."""
-
-    place: str
-    recipe_defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
-METHODS: dict[str, PackageMethod] = {
-    "sequential": PackageMethod("seekr_lite.methods.baselines:Sequential"),
-    "replay": PackageMethod("seekr_lite.methods.baselines:Replay"),
-    "derpp": PackageMethod("seekr_lite.methods.derpp:DarkExperienceReplay"),
-    "seekr": PackageMethod(
-        "seekr_lite.methods.seekr:Seekr",  # what won on validation rows (docs/results.md, "What was tried")
-        {"replay_step": "own", "replay_passes": 12.0, "attention_weight": 30.0},
-    ),
-    "seekr-paper": PackageMethod("seekr_lite.methods.seekr:PublishedSeekr"),  # as published: the fields' own defaults
-    "ewc": PackageMethod("seekr_lite.methods.ewc:ElasticWeightConsolidation"),
-    "lwf": PackageMethod("seekr_lite.methods.lwf:LearningWithoutForgetting"),
-    "olora": PackageMethod("seekr_lite.methods.olora:OrthogonalLora"),
-    "pp": PackageMethod("seekr_lite.methods.pp:ProgressivePrompts"),
-    "l2p": PackageMethod("seekr_lite.methods.l2p:LearningToPrompt"),
-    "lfpt5": PackageMethod("seekr_lite.methods.lfpt5:Lfpt5"),
-    "joint": PackageMethod("seekr_lite.methods.baselines:Joint"),
-    "isolated": PackageMethod("seekr_lite.methods.baselines:Isolated"),
+METHODS = {  # where the class is
+    "sequential": "seekr_lite.methods.baselines:Sequential",
+    "replay": "seekr_lite.methods.baselines:Replay",
+    "derpp": "seekr_lite.methods.derpp:DarkExperienceReplay",
+    "seekr": "seekr_lite.methods.seekr:Seekr",
+    "seekr-paper": "seekr_lite.methods.seekr:PublishedSeekr",
+    "ewc": "seekr_lite.methods.ewc:ElasticWeightConsolidation",
+    "lwf": "seekr_lite.methods.lwf:LearningWithoutForgetting",
+    "olora": "seekr_lite.methods.olora:OrthogonalLora",
+    "pp": "seekr_lite.methods.pp:ProgressivePrompts",
+    "l2p": "seekr_lite.methods.l2p:LearningToPrompt",
+    "lfpt5": "seekr_lite.methods.lfpt5:Lfpt5",
+    "joint": "seekr_lite.methods.baselines:Joint",
+    "isolated": "seekr_lite.methods.baselines:Isolated",
+}
+# `recipe_defaults` (see `Method`) of our methods that have some, which take them from here. Those of seekr won on
+# validation rows (docs/results.md, "What was tried").
+DEFAULTS: dict[str, Mapping[str, Any]] = {
+    "seekr": {"replay_step": "own", "replay_passes": 12.0, "attention_weight": 30.0},
 }
 REGISTERED: dict[str, Any] = {}  # name -> class, of methods registered in this process
 
@@ -74,6 +66,6 @@ def class_of_others(name: str) -> Any:
 def recipe_defaults(name: str) -> Mapping[str, Any]:
     """Values of `[method]` that this method takes where a recipe gives none; none for an unknown name."""
     if name in METHODS:
-        return METHODS[name].recipe_defaults
+        return DEFAULTS.get(name, {})
     found: Mapping[str, Any] = getattr(class_of_others(name), "recipe_defaults", {})
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from seekr_lite.common.errors import MAX_PROBLEMS_SHOWN, MAX_TASKS, UserError, brief, check_task_name, nearest, shown
 from seekr_lite.recipe.method_names import METHODS, method_names
@@ -32,21 +33,18 @@ class RecipeSource:
     def _line(self, section: str, key: str | None) -> int | None:
         current, section_line = "", None
         for number, line in enumerate(self.text.splitlines(), start=1):
-            header = re.match(r"\s*\[\s*([\w.\"'-]+)\s*\]", line)
-            if header:
-                current = header[1].strip("\"'")
+            found = re.match(r"\s*(?:\[\s*([\w.\"'-]+)\s*\]|([\w.\"'-]+)\s*=)", line)
+            if found and found[1]:
+                current = found[1].strip("\"'")
                 if current == section:
                     section_line = number
                     if key is None:
                         return number
-                continue
-            name = re.match(r"\s*([\w.\"'-]+)\s*=", line)
-            if not name:
-                continue
-            written = name[1].replace('"', "").replace("'", "")
-            dotted = written if not current else f"{current}.{written}"
-            if dotted in (f"{section}.{key}", section):
-                return number
+            elif found:
+                written = found[2].replace('"', "").replace("'", "")
+                dotted = written if not current else f"{current}.{written}"
+                if dotted in (f"{section}.{key}", section):
+                    return number
         return section_line
 
 
@@ -57,19 +55,18 @@ def describe_errors(
     by_key: dict[tuple[Any, ...], list[Any]] = {}  # a key that allows several kinds has one problem for each
     for problem in error.errors(include_url=False) if error else []:
         by_key.setdefault(tuple(problem["loc"][:2]), []).append(problem)
-    between = list(together)
-    count = f"{len(by_key) + len(between)} problems" if len(by_key) + len(between) > 1 else "a problem"
-    lines = [_describe(problems, recipe, source) for problems in list(by_key.values())[:MAX_PROBLEMS_SHOWN]]
-    lines += [
-        f"{source.place(one.section, one.key)}: {one.section}.{one.key}: {one.message}"
-        for one in between[: MAX_PROBLEMS_SHOWN - len(lines)]
-    ]
-    if len(lines) < len(by_key) + len(between):
-        lines.append(f"and {len(by_key) + len(between) - len(lines)} more")
+    found: list[list[Any] | Problem] = [*by_key.values(), *together]
+    count = f"{len(found)} problems" if len(found) > 1 else "a problem"
+    lines = [_describe(one, recipe, source) for one in found[:MAX_PROBLEMS_SHOWN]]
+    if len(found) > MAX_PROBLEMS_SHOWN:
+        lines.append(f"and {len(found) - MAX_PROBLEMS_SHOWN} more")
     return f"{source.name} has {count}:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _describe(problems: list[Any], recipe: type[BaseModel], source: RecipeSource) -> str:
+def _describe(problems: list[Any] | Problem, recipe: type[BaseModel], source: RecipeSource) -> str:
+    """A problem between keys, or all that is wrong with one key."""
+    if isinstance(problems, Problem):
+        return f"{source.place(problems.section, problems.key)}: {problems.section}.{problems.key}: {problems.message}"
     problem = problems[0]
     location = [brief(str(part)) for part in problem["loc"]]
     kind, given = problem["type"], problem.get("input")
@@ -77,21 +74,22 @@ def _describe(problems: list[Any], recipe: type[BaseModel], source: RecipeSource
     key = location[1] if len(location) > 1 else None
     name = ".".join(part for part in (section, key) if part)
     place = source.place(section, key)
+    info = None if key is None or section not in recipe.model_fields else _fields(recipe, section).get(key)
+    about = f" ({info.description})" if info else ""
     if kind == "extra_forbidden":
         if key is None:
             return (
                 f"{place}: unknown section [{section}]{nearest(section, recipe.model_fields)}; allowed: "
                 + ", ".join(recipe.model_fields)
             )
-        fields = _section(recipe, section).model_fields
+        fields = _fields(recipe, section)
         return f"{place}: unknown key {name}{nearest(key, fields)}; allowed in [{section}]: {', '.join(fields)}"
     if kind == "missing":
         what = f"section [{section}]" if key is None else f"key {name}"
-        return f"{place}: the {what} is needed{_about(recipe, section, key)}"
-    suggestion = nearest(given, _choices(recipe, section, key)) if isinstance(given, str) else ""
+        return f"{place}: the {what} is needed{about}"
+    suggestion = nearest(given, _words(info.annotation)) if info and isinstance(given, str) else ""
     allowed = " or ".join(dict.fromkeys(_allowed(problem) for problem in problems))
-    hints = f"{suggestion}{_about(recipe, section, key)}"
-    return f"{place}: {name} = {shown(given)} is not allowed: it should be {allowed}{hints}"
+    return f"{place}: {name} = {shown(given)} is not allowed: it should be {allowed}{suggestion}{about}"
 
 
 def _allowed(problem: Any) -> str:
@@ -102,31 +100,18 @@ def _allowed(problem: Any) -> str:
     return re.sub(r"a table or instance of \w+", "a table", words)
 
 
-def _section(recipe: type[BaseModel], section: str) -> type[BaseModel]:
+def _fields(recipe: type[BaseModel], section: str) -> dict[str, FieldInfo]:
     annotation = recipe.model_fields[section].annotation
     assert isinstance(annotation, type)
-    return annotation
+    fields: dict[str, FieldInfo] = annotation.model_fields
+    return fields
 
 
-def _choices(recipe: type[BaseModel], section: str, key: str | None) -> list[str]:
-    if section not in recipe.model_fields or key is None:
-        return []
-    info = _section(recipe, section).model_fields.get(key)
-    return [word for word in _words(info.annotation) if isinstance(word, str)] if info else []
-
-
-def _words(annotation: Any) -> list[Any]:
-    words: list[Any] = []
-    for argument in get_args(annotation):
-        words += _words(argument) if get_args(argument) else [argument]
-    return words
-
-
-def _about(recipe: type[BaseModel], section: str, key: str | None) -> str:
-    if key is None or section not in recipe.model_fields:
-        return ""
-    info = _section(recipe, section).model_fields.get(key)
-    return f" ({info.description})" if info and info.description else ""
+def _words(annotation: Any) -> list[str]:
+    """The texts that a type allows, however deep its `Literal` lies."""
+    if isinstance(annotation, str):
+        return [annotation]
+    return [word for argument in get_args(annotation) for word in _words(argument)]
 
 
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -144,12 +129,18 @@ class Problem:
 
 def check_keys_together(values: Mapping[str, Any]) -> list[Problem]:
     """Every problem between keys; a value of a wrong type is passed over: pydantic says so."""
-    return [
-        *_check_texts(values),
-        *_check_data(_table(values, "data")),
-        *_check_epochs(values),
-        *_check_method(_table(values, "method")),
-    ]
+    data = _table(values, "data")
+    problems = [*_check_texts(values), *_check_data(data)]
+    epochs, tasks = _table(values, "train").get("epochs"), _names(data)
+    if isinstance(epochs, tuple) and tasks is not None and len(epochs) != len(tasks) and data.get("format") != "python":
+        message = f"{len(epochs)} numbers for {len(tasks)} tasks; give one number for all, or one per task"
+        problems.append(Problem("train", "epochs", message))
+    name = _table(values, "method").get("name")
+    # Our own names first: whether an installed package brings a method takes longer to find out.
+    if isinstance(name, str) and name not in METHODS and name not in (known := method_names()):
+        message = f'no method is called "{brief(name)}"{nearest(name, known)}; allowed: {", ".join(known)}'
+        problems.append(Problem("method", "name", message))
+    return problems
 
 
 def _check_texts(values: Mapping[str, Any]) -> list[Problem]:
@@ -183,23 +174,6 @@ def _check_data(data: Mapping[str, Any]) -> list[Problem]:
         except UserError as error:
             problems.append(Problem("data", "tasks", str(error)))
     return problems
-
-
-def _check_epochs(values: Mapping[str, Any]) -> list[Problem]:
-    epochs, data = _table(values, "train").get("epochs"), _table(values, "data")
-    tasks = _names(data)
-    if not isinstance(epochs, tuple) or tasks is None or data.get("format") == "python" or len(epochs) == len(tasks):
-        return []
-    message = f"{len(epochs)} numbers for {len(tasks)} tasks; give one number for all, or one per task"
-    return [Problem("train", "epochs", message)]
-
-
-def _check_method(method: Mapping[str, Any]) -> list[Problem]:
-    name = method.get("name")
-    if not isinstance(name, str) or name in METHODS or name in (known := method_names()):
-        return []
-    message = f'no method is called "{brief(name)}"{nearest(name, known)}; allowed: {", ".join(known)}'
-    return [Problem("method", "name", message)]
 
 
 def _table(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:

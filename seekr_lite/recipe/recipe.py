@@ -263,10 +263,7 @@ class Recipe(Section):
         if sections.get("method", {}).get("name", self.method.name) != self.method.name:
             values["method"].pop("options", None)
         for section, changes in sections.items():
-            if isinstance(values.get(section), dict):
-                values[section] = {**values[section], **changes}
-            else:
-                values[section] = dict(changes)  # unknown: validation names it
+            values[section] = {**values.get(section, {}), **changes}  # an unknown one is named by validation
         return Recipe.from_dict(values)
 
     @classmethod

@@ -10,14 +10,14 @@ import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.files import user_file, user_path
 from seekr_lite.recipe.method_names import recipe_defaults
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
+from seekr_lite.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "recipes"
 WIDTH = 116
@@ -82,8 +82,6 @@ def write_new_recipe(file: str | Path, name: str | None = None) -> None:
 
 def own_tasks_recipe(file: str) -> str:
     """A recipe for tasks of one's own, made from the fields of a recipe, so that it never lags behind them."""
-    from seekr_lite.recipe.recipe import Recipe
-
     parts = [OPENING.format(command=file)]
     for section, place in Recipe.model_fields.items():
         keys: dict[str, FieldInfo] = place.annotation.model_fields  # type: ignore[union-attr]
@@ -92,18 +90,14 @@ def own_tasks_recipe(file: str) -> str:
 
 
 def _line(section: str, key: str, field: FieldInfo) -> str:
-    """A key with what it does above it; commented out where the default serves."""
+    """A key with what it does above it; commented out where the default serves. A value in JSON is one in TOML, too."""
     comment = "".join(f"## {line}\n" for line in textwrap.wrap(field.description or "", WIDTH))
     if (section, key) in MINE:
-        return f"{comment}{key} = {_toml(MINE[(section, key)])}\n"
+        return f"{comment}{key} = {json.dumps(MINE[(section, key)])}\n"
     default = field.get_default()
     if section == "method":
         default = recipe_defaults(MINE[("method", "name")]).get(key, default)
-    return f"{comment}# {key} = {'...' if default is None else _toml(default)}\n"
-
-
-def _toml(value: Any) -> str:
-    return json.dumps(value)  # a JSON text, number, boolean or list is TOML too
+    return f"{comment}# {key} = {'...' if default is None else json.dumps(default)}\n"
 
 
 def _read(path: Path) -> ShippedRecipe:
@@ -117,4 +111,4 @@ def _read(path: Path) -> ShippedRecipe:
 def _copy(recipe: ShippedRecipe, path: Path) -> str:
     """Its commands name the new file, and its run goes into a folder of the new name."""
     text = recipe.text.replace(f"recipes/{recipe.name}.toml", str(path))
-    return text.replace(f'"runs/{recipe.name}"', _toml(f"runs/{path.stem}"))
+    return text.replace(f'"runs/{recipe.name}"', json.dumps(f"runs/{path.stem}"))
