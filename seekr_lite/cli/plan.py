@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -28,16 +29,21 @@ def plan_command(
     Needs no GPU and downloads nothing. Sizes in JSON are bytes.
     """
     checked = read_recipe(recipe, overrides)
-    from seekr_lite.tools.plan.measure import measure_plan, measured_dtype
     from seekr_lite.tools.plan.plan import at_speed, make_plan
     from seekr_lite.tools.plan.plan_table import render_measured, render_plan
 
-    plan = make_plan(checked, tokens_per_second, measured_dtype(checked) if measure else None)
-    measured = measure_plan(checked, plan, listener(quiet)) if measure else None
-    if measured and measured.speed and tokens_per_second is None:
-        plan = at_speed(plan, checked, measured.speed)
+    measured = None
+    if measure:
+        from seekr_lite.tools.plan.measure import measure_plan, measured_dtype
+
+        plan = make_plan(checked, tokens_per_second, measured_dtype(checked))
+        measured = measure_plan(checked, plan, listener(quiet))
+        if measured.speed and tokens_per_second is None:
+            plan = at_speed(plan, checked, measured.speed)
+    else:
+        plan = make_plan(checked, tokens_per_second)
     if as_json:
-        show_json({**plan.to_json(), "measured": measured.to_json() if measured else None})
+        show_json({**plan.to_json(), "measured": asdict(measured) if measured else None})
         return
     show(render_plan(plan))
     if measured:

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
-from typing import TYPE_CHECKING
 
 from seekr_lite.common.files import user_path
 from seekr_lite.methods.registry import method_class
+from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.schedule import EvaluationCount, StageCount
 from seekr_lite.tools.plan.shapes import BaseShape
 from seekr_lite.tools.plan.workload import Workload
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
 
 # torchtune's published figure: Llama-3.1-8B, QLoRA, one RTX 4090, rows packed to 2,048 tokens, checkpointing.
 REFERENCE_TOKENS_PER_SECOND, REFERENCE_PARAMETERS = 2413, 8.03e9
@@ -47,10 +44,7 @@ class Hours:
     replay: float
     scoring: float
     evaluation: float
-
-    @property
-    def total(self) -> float:
-        return self.new_rows + self.replay + self.scoring + self.evaluation
+    total: float
 
 
 @dataclass(frozen=True)
@@ -62,11 +56,8 @@ class Disk:
     memory: int
     predictions: int
     log: int
+    run_folder: int
     download: int
-
-    @property
-    def run_folder(self) -> int:
-        return self.adapters + self.heads + self.memory + self.predictions + self.log
 
 
 def choose_speed(
@@ -115,14 +106,14 @@ def estimate_hours(recipe: Recipe, stages: Sequence[StageCount], evaluations: Ev
     """The run's tokens at these speeds."""
     scores_heads = method_class(recipe.method.name).looks_into_attention
     scored = sum(stage.memory_tokens for stage in stages) if scores_heads else 0
+    read = evaluations.prompt_tokens + evaluations.held_out_tokens
     seconds = (
         sum(stage.new_tokens for stage in stages) / speed.tokens_per_second,
         sum(stage.replay_tokens for stage in stages) / speed.replayed_per_second,
         scored / speed.scored_per_second,
-        (evaluations.prompt_tokens + evaluations.held_out_tokens) / speed.read_per_second
-        + evaluations.written_tokens / speed.written_per_second,
+        read / speed.read_per_second + evaluations.written_tokens / speed.written_per_second,
     )
-    return Hours(*(part / 3600 for part in seconds))
+    return Hours(*(part / 3600 for part in (*seconds, sum(seconds))))
 
 
 def estimate_disk(
@@ -142,17 +133,15 @@ def estimate_disk(
     count = 1 if method.joint else len(recipe.data.tasks)
     growth = method.growth or recipe.adapter.growth
     ranks = count * (count + 1) // 2 if growth == "stack" else count
-    memory = sum(
-        round(stage.memory_rows * task.text_bytes) for stage, task in zip(stages, workload.tasks, strict=False)
-    )
+    kept = (stage.memory_rows * task.text_bytes for stage, task in zip(stages, workload.tasks, strict=False))
     text = max((task.text_bytes for task in workload.tasks), default=0.0)
     scores = 3 * 4 * shape.layers * shape.heads if method.looks_into_attention else 0
     local = user_path(recipe.base.model).is_dir() or recipe.base.model == "tiny"
-    return Disk(
-        adapters=4 * adapter_weights * ranks,
-        heads=scores * count,
-        memory=memory,
-        predictions=round(evaluations.prompts * text) if evaluations else 0,
-        log=sum(stage.steps for stage in stages) * LOG_BYTES_A_STEP,
-        download=0 if local else shape.parameters * 2,
-    )
+    parts = {
+        "adapters": 4 * adapter_weights * ranks,
+        "heads": scores * count,
+        "memory": sum(map(round, kept)),
+        "predictions": round(evaluations.prompts * text) if evaluations else 0,
+        "log": sum(stage.steps for stage in stages) * LOG_BYTES_A_STEP,
+    }
+    return Disk(**parts, run_folder=sum(parts.values()), download=0 if local else shape.parameters * 2)

@@ -10,28 +10,49 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.memory import free_memory, limit_memory
+from seekr_lite.common.memory import forget_peak, free_memory, limit_memory, peak_memory
 from seekr_lite.common.progress import Listener
-from seekr_lite.model.base import Base, avoid_cudnn_attention, choose_device, choose_dtype, keep_trainable
+from seekr_lite.evaluation.generate import answer_function
+from seekr_lite.model.base import (
+    Base,
+    avoid_cudnn_attention,
+    choose_device,
+    choose_dtype,
+    keep_trainable,
+    quantization_config,
+)
+from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.costs import Speed
-from seekr_lite.tools.plan.memory import held_heads
-from seekr_lite.tools.plan.shapes import model_config, quantised_layers, read_shape
-
-if TYPE_CHECKING:
-    import torch
-
-    from seekr_lite.recipe.recipe import Recipe
-    from seekr_lite.tools.plan.longest_steps import LongestStep
-    from seekr_lite.tools.plan.memory import Sizes
-    from seekr_lite.tools.plan.plan import Plan
-    from seekr_lite.training.learner import Learner
+from seekr_lite.tools.plan.longest_steps import (
+    PAD,
+    LongestStep,
+    enter_last_task,
+    generating,
+    last_adapter,
+    leave_last_task,
+    rows_of,
+    steps_after_task,
+    steps_while_learning,
+)
+from seekr_lite.tools.plan.memory import RowLength, Sizes, held_heads
+from seekr_lite.tools.plan.plan import Plan
+from seekr_lite.tools.plan.shapes import model_config, read_shape
+from seekr_lite.training.learner import Learner
 
 NO_END = -1  # no token ends an answer
 WRITTEN = 16  # tokens of each answer that are timed
@@ -41,20 +62,16 @@ WEIGHT_SCALE = 0.02
 @dataclass(frozen=True)
 class MeasuredPhase:
     """A step of a phase: peak bytes measured and planned (without what CUDA takes outside of the allocator), seconds,
-    and what was wrong (out of memory), if anything."""
+    and what was wrong (out of memory), if anything. error: how far the plan is off, as a share of what was measured."""
 
     phase: str
     step: str
     rows: int
-    peak: int | None
     planned: int
-    seconds: float | None
+    peak: int | None = None
+    seconds: float | None = None
     failure: str | None = None
-
-    @property
-    def error(self) -> float | None:
-        """How far the plan is off, as a share of what was measured."""
-        return None if self.peak is None else self.planned / self.peak - 1
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +85,6 @@ class Measured:
     speed: Speed | None
     phases: tuple[MeasuredPhase, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        values = asdict(self)
-        for phase, measured in zip(values["phases"], self.phases, strict=True):
-            phase["error"] = measured.error
-        return values
-
 
 def measured_dtype(recipe: Recipe) -> str:
     """What would be computed in on this device. Raises `UserError` where a GPU is asked for and there is none."""
@@ -86,17 +97,6 @@ def measure_plan(recipe: Recipe, plan: Plan, listener: Listener | None = None) -
     Raises:
         UserError: a GPU is asked for and there is none.
     """
-    import torch
-
-    from seekr_lite.tools.plan.longest_steps import (
-        enter_last_task,
-        last_adapter,
-        leave_last_task,
-        steps_after_task,
-        steps_while_learning,
-    )
-    from seekr_lite.training.learner import Learner
-
     device = choose_device(recipe.base.device)
     limit_memory(recipe.run.memory_limit_gb, device)
     config = model_config(recipe.base)
@@ -114,18 +114,15 @@ def measure_plan(recipe: Recipe, plan: Plan, listener: Listener | None = None) -
                 steps.append(_measure(step, plan, device))
         writing = None if any(step.failure for step in steps) else _writing_seconds(learner, sizes)
         advance(len(plan.phases) - 2)
+    # Of the steps of a phase the one that failed, or took most.
+    largest = {step.phase: step for step in sorted(steps, key=lambda step: (step.failure is not None, step.peak or 0))}
     return Measured(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU",
         dtype=plan.dtype,
         memory_limit_gb=recipe.run.memory_limit_gb if device.type == "cuda" else None,
         speed=None if writing is None else _speed(steps, sizes, writing),
-        phases=tuple(_largest(steps, name) for name in dict.fromkeys(step.phase for step in steps)),
+        phases=tuple(largest[phase] for phase in dict.fromkeys(step.phase for step in steps)),
     )
-
-
-def _largest(steps: list[MeasuredPhase], phase: str) -> MeasuredPhase:
-    """Of the steps of a phase the one that failed, or took most."""
-    return max((one for one in steps if one.phase == phase), key=lambda one: (one.failure is not None, one.peak or 0))
 
 
 def _speed(steps: list[MeasuredPhase], sizes: Sizes, writing: float) -> Speed:
@@ -146,12 +143,6 @@ def _speed(steps: list[MeasuredPhase], sizes: Sizes, writing: float) -> Speed:
 
 def _writing_seconds(learner: Learner, sizes: Sizes) -> float:
     """Seconds in which a batch writes WRITTEN tokens a row, behind prompts of the greatest length."""
-    import torch
-
-    from seekr_lite.evaluation.generate import answer_function
-    from seekr_lite.tools.plan.longest_steps import PAD, generating, last_adapter, rows_of
-    from seekr_lite.tools.plan.memory import RowLength
-
     rows = rows_of(sizes.generation, RowLength(sizes.length.prompt + sizes.in_front, 0))
     model = generating(learner)
     answer = answer_function(model)
@@ -170,39 +161,30 @@ def _writing_seconds(learner: Learner, sizes: Sizes) -> float:
 
 def _measure(step: LongestStep, plan: Plan, device: torch.device) -> MeasuredPhase:
     """Runs a step twice: the first compiles and fills caches, the second is timed."""
-    import torch
-
-    planned = next(phase for phase in plan.phases if phase.phase == step.phase)
-    result = MeasuredPhase(step.phase, step.name, step.rows, None, planned.peak - planned.overhead, None)
-    on_gpu = device.type == "cuda"
+    phase = next(phase for phase in plan.phases if phase.phase == step.phase)
+    planned = phase.peak - phase.overhead
+    result = MeasuredPhase(step.phase, step.name, step.rows, planned)
     try:
-        # On a CPU nobody counts what stays, which is taken as planned: it is exact.
-        peak = _gpu_peak(step.run) if on_gpu else planned.stays + cpu_peak(step.run)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            forget_peak(device)
+            step.run()
+            peak = peak_memory(device) or 0
+        else:
+            peak = phase.stays + cpu_peak(step.run)  # nobody counts what stays, which is taken as planned: it is exact
         started = time.perf_counter()
         step.run()
-        if on_gpu:
+        if device.type == "cuda":
             torch.cuda.synchronize()
-        return replace(result, peak=peak, seconds=time.perf_counter() - started)
+        return replace(result, peak=peak, seconds=time.perf_counter() - started, error=planned / peak - 1)
     except (torch.OutOfMemoryError, UserError) as error:
         return replace(result, failure=str(error).splitlines()[0])
     finally:
         free_memory()
 
 
-def _gpu_peak(run: Callable[[], object]) -> int:
-    import torch
-
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated())
-
-
 def cpu_peak(run: Callable[[], object]) -> int:
     """The most bytes that torch had allocated for tensors at once, of those that `run` allocated, from its profiler."""
-    from torch.profiler import ProfilerActivity, profile
-
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     with TemporaryDirectory() as folder:
@@ -217,23 +199,25 @@ def cpu_peak(run: Callable[[], object]) -> int:
 def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.device) -> Base:
     """A base of this shape with random weights, quantised weight by weight: never whole in full precision."""
     avoid_cudnn_attention()
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
     with no_init_weights():  # pages of host memory that are never written are never taken
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=recipe.base.attention)
     model.tie_weights()
     quantization = recipe.base.quantization
-    quantised = dict(quantised_layers(model)) if quantization != "none" else {}
-    for name, linear in quantised.items():
-        model.set_submodule(name, _quantised(linear, quantization, dtype, device))
+    settings = quantization_config(quantization, dtype)
+    if settings is not None:
+        kept = get_keys_to_not_convert(model)
+        model = replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=settings)
     torch.manual_seed(0)
-    done = {f"{name}.weight" for name in quantised}
-    for name, parameter in model.named_parameters():
-        if name not in done:
-            made = torch.empty(parameter.shape, dtype=dtype, device=device)
-            parameter.data = made.normal_(std=WEIGHT_SCALE) if made.ndim > 1 else made.fill_(1.0)
+    for name, parameter in list(model.named_parameters()):
+        made = torch.empty(parameter.shape, dtype=dtype, device=device)
+        made = made.normal_(std=WEIGHT_SCALE) if made.ndim > 1 else made.fill_(1.0)
+        if not parameter.is_meta:
+            parameter.data = made
+            continue
+        module, key = get_module_from_name(model, name)
+        if quantization == "int8" and key == "weight":
+            made = made.cpu()  # the move to the device quantises, for int8 from the host alone
+        setattr(module, key, type(parameter)(made, requires_grad=False, **vars(parameter)).to(device))
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     model.requires_grad_(False)
@@ -242,24 +226,3 @@ def random_base(config: Any, recipe: Recipe, dtype: torch.dtype, device: torch.d
     model.is_loaded_in_4bit = quantization in ("nf4", "fp4")  # PEFT looks here
     model.is_loaded_in_8bit = quantization == "int8"
     return Base(model, SimpleNamespace(pad_token_id=0, eos_token_id=0), recipe.base.model)  # type: ignore[arg-type]
-
-
-def _quantised(linear: Any, quantization: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    import torch
-    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
-
-    sizes, bias = (linear.in_features, linear.out_features), linear.bias is not None
-    weight = torch.empty(linear.weight.shape, dtype=dtype, device=device).normal_(std=WEIGHT_SCALE)
-    made: Any
-    if quantization == "int8":
-        made = Linear8bitLt(*sizes, bias=bias, has_fp16_weights=False, threshold=6.0, device="meta")
-        made.weight = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
-    else:
-        options = {"compress_statistics": True, "quant_type": quantization}
-        made = Linear4bit(*sizes, bias=bias, compute_dtype=dtype, device="meta", **options)
-        made.weight = Params4bit(weight, requires_grad=False, **options)
-    if bias:
-        made.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=dtype), requires_grad=False)
-    made.to(device)  # quantised by the move
-    quantised: torch.nn.Module = made
-    return quantised

@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from seekr_lite.attention.maps import CHUNK_ROWS
 from seekr_lite.attention.selection import resolve_budgets
 from seekr_lite.common.errors import UserError
 from seekr_lite.methods.registry import method_class
 from seekr_lite.model.losses import CHUNK_TOKENS
+from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.shapes import CODE_8BIT, NESTED_BLOCK, BaseShape
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
 
 SMALLEST_8BIT = 4096  # elements; bitsandbytes keeps smaller tensors' moments in fp32
 NUMBER_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -104,17 +104,10 @@ def adapted_layers(recipe: Recipe, shape: BaseShape) -> list[str]:
 
 def _prompt_tensors(recipe: Recipe, shape: BaseShape) -> list[int]:
     """Of a soft prompt, which the method itself makes, in front of a base of embeddings without memory."""
-    import torch
-
-    class Embeddings(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table = torch.nn.Embedding(shape.vocabulary, shape.hidden, device="meta")
-
-        def get_input_embeddings(self) -> torch.nn.Module:
-            return self.table
-
-    base: Any = SimpleNamespace(model=Embeddings(), device=torch.device("meta"), tokenizer=None)
+    model: Any = torch.nn.Module()
+    table = torch.nn.Embedding(shape.vocabulary, shape.hidden, device="meta")
+    model.get_input_embeddings = lambda: table
+    base: Any = SimpleNamespace(model=model, device=torch.device("meta"), tokenizer=None)
     made = method_class(recipe.method.name).make_adapters(base, recipe)
     return [parameter.numel() for parameter in made.trainable_parameters()]
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import Any
 
 from seekr_lite.methods.registry import method_class
+from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
-from seekr_lite.tools.plan.memory import NUMBER_BYTES, AdapterBytes, Sizes, StepMemory
+from seekr_lite.tools.plan.memory import NUMBER_BYTES, AdapterBytes, Sizes, StepBytes, StepMemory
 from seekr_lite.tools.plan.schedule import EvaluationCount, StageCount, count_evaluations, count_stages
 from seekr_lite.tools.plan.shapes import BaseShape, read_shape
 from seekr_lite.tools.plan.workload import Workload, read_workload
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
 
 GB = 1 << 30  # as cards are sold: a "24 GB" card has 24 times this
 CARDS_GB = (24, 16, 12, 8)
@@ -71,10 +71,7 @@ class CardFit:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `seekr-lite plan` says, in bytes, tokens, hours.
-
-    caveat: what is not exact; "" where all is known.
-    """
+    """Everything that `seekr-lite plan` says, in bytes, tokens, hours. caveat: what is not exact, "" for nothing."""
 
     model: str
     quantization: str
@@ -105,9 +102,6 @@ class Plan:
         for phase, memory in zip(values["phases"], self.phases, strict=True):
             phase["peak"] = memory.peak
         values["peak_bytes"] = self.peak.peak
-        if self.hours is not None:
-            values["hours"]["total"] = self.hours.total
-        values["disk"]["run_folder"] = self.disk.run_folder
         return values
 
 
@@ -122,16 +116,20 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: str
         UserError: the base's sizes are not known here, or the recipe or its data is wrong.
     """
     shape, workload, on_cpu = read_shape(recipe.base), read_workload(recipe), recipe.base.device == "cpu"
-    stages = count_stages(recipe, workload) if workload.tasks else ()
+    stages = count_stages(recipe, workload)
     evaluations = count_evaluations(recipe, workload) if workload.tasks else None
     dtype = dtype or recipe.base.dtype
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
-    sizes = longest_sizes(recipe, workload, stages)
+    most_tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
+    sizes = longest_sizes(recipe, workload, stages, most_tested)
     memory = PhasePlan(recipe, shape, dtype, sizes)
     speed = choose_speed(recipe, shape.parameters, sizes.generation, tokens_per_second)
     limit_gb = recipe.run.memory_limit_gb
-    most_tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
+    guess = (
+        "weights, adapter and optimizer are counted from the model's own modules; what comes and goes is that of a "
+        "plain decoder of these sizes, a guess. `plan --measure` runs the steps"
+    )
     return Plan(
         model=recipe.base.model,
         quantization=recipe.base.quantization,
@@ -141,7 +139,7 @@ def make_plan(recipe: Recipe, tokens_per_second: float | None = None, dtype: str
         training_state=memory.steps.adapters,
         sizes=sizes,
         counted=workload.counted,
-        caveat=caveat(shape),
+        caveat=f"{shape.unknown}: {guess}" if shape.unknown else "",
         micro_batch_tokens=recipe.train.micro_batch_tokens,
         phases=memory.phases(),
         limit=None if limit_gb is None else memory.fit(limit_gb, most_tested),
@@ -161,24 +159,13 @@ def at_speed(plan: Plan, recipe: Recipe, speed: Speed) -> Plan:
     return replace(plan, speed=speed, hours=hours)
 
 
-def caveat(shape: BaseShape) -> str:
-    """What of the memory of a base is not exact, in words."""
-    if not shape.unknown:
-        return ""
-    return (
-        f"{shape.unknown}: weights, adapter and optimizer are counted from the model's own modules; what comes and "
-        "goes is that of a plain decoder of these sizes, a guess. `plan --measure` runs the steps"
-    )
-
-
-def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCount]) -> Sizes:
+def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCount], most_tested: int) -> Sizes:
     """The longest row, and how many of it meet in each phase."""
     length, method = workload.longest, method_class(recipe.method.name)
     new_tokens, in_front = recipe.data.max_answer_tokens, method.extra_tokens(recipe)
     at_once = max(1, recipe.train.micro_batch_tokens // (length.tokens + in_front))
     count = len(recipe.data.tasks) or 1
     replayed = max((stage.most_replay_rows for stage in stages), default=at_once if count > 1 else 0)
-    tested = max((len(task.test) for task in workload.tasks), default=UNKNOWN_ROWS)
     held_out = max((len(task.validation) for task in workload.tasks), default=recipe.data.validation_rows)
     batch = recipe.evaluate.batch_tokens
     return Sizes(
@@ -187,7 +174,7 @@ def longest_sizes(recipe: Recipe, workload: Workload, stages: Sequence[StageCoun
         train=min(at_once, recipe.train.batch_size),
         replay=min(at_once, replayed) if method.replays else 0,
         held_out=min(max(1, batch // length.tokens), held_out),
-        generation=min(max(1, batch // (in_front + length.prompt + new_tokens)), tested),
+        generation=min(max(1, batch // (in_front + length.prompt + new_tokens)), most_tested),
         in_front=in_front,
     )
 
@@ -198,61 +185,63 @@ class PhasePlan:
     def __init__(self, recipe: Recipe, shape: BaseShape, dtype: str, sizes: Sizes) -> None:
         self.recipe, self.sizes = recipe, sizes
         self.steps = StepMemory(recipe, shape, dtype, sizes)
-        self.stored = shape.stored(recipe.base.quantization, NUMBER_BYTES[dtype])
-        self.dequantised, self.largest = shape.largest(recipe.base.quantization, NUMBER_BYTES[dtype])
-        scored = 1 if self.steps.method.looks_into_attention else 0  # sample by sample
-        rows = {"train": sizes.train, "replay": sizes.replay, "scoring": scored, "validation": sizes.held_out}
-        self.rows = {phase: count for phase, count in {**rows, "generation": sizes.generation}.items() if count}
+        quantization, number = recipe.base.quantization, NUMBER_BYTES[dtype]
+        self.stored = shape.stored(quantization, number)
+        quantised = shape.linear if quantization != "none" else frozenset[str]()
+        self.dequantised = number * max((prod(shape.weights[name]) for name in quantised), default=0)
+        self.loading = number * max(map(prod, shape.weights.values())) * (LOADING_AT_ONCE if quantised else 1)
+        rows = {
+            "train": sizes.train,
+            "replay": sizes.replay,
+            "scoring": 1 if self.steps.method.looks_into_attention else 0,  # sample by sample
+            "validation": sizes.held_out,
+            "generation": sizes.generation,
+        }
+        self.rows = {"load": 0} | {phase: count for phase, count in rows.items() if count}
 
     def phases(self) -> tuple[PhaseMemory, ...]:
         """Every phase at the recipe's own sizes."""
-        return (self._load(), *(self._phase(phase, rows) for phase, rows in self.rows.items()))
+        return tuple(self._phase(phase, rows) for phase, rows in self.rows.items())
 
     def fit(self, memory_gb: float, most_tested: int) -> CardFit:
         """What fits into `memory_gb`, up to all rows of a step, and of a test set."""
         limit, batch_size = memory_gb * GB, self.recipe.train.batch_size
         largest = max(self.phases(), key=lambda phase: phase.peak)
-        always = self._load().peak <= limit and ("scoring" not in self.rows or self._phase("scoring", 1).peak <= limit)
         row = self.sizes.length.tokens + self.sizes.in_front
-        micro = self._most_rows(limit, {"train", "replay"}, batch_size) if always else 0
-        tested = self._most_rows(limit, {"validation", "generation"}, most_tested) if always else 0
+        micro = self._most_rows(limit, ("train", "replay"), batch_size)
+        tested = self._most_rows(limit, ("validation", "generation"), most_tested)
         return CardFit(
-            memory_gb,
-            largest.peak <= limit,
-            largest.phase,
-            micro * row or None,
-            micro == batch_size,
-            tested * row or None,
+            memory_gb=memory_gb,
+            as_it_is=largest.peak <= limit,
+            largest_phase=largest.phase,
+            micro_batch_tokens=micro * row or None,
+            whole_step=micro == batch_size,
+            batch_tokens=tested * row or None,
         )
 
-    def _most_rows(self, limit: float, phases: set[str], most: int) -> int:
-        """How many rows at once every one of these phases can take."""
-        low, high = 0, most + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            inside = all(self._phase(phase, middle).peak <= limit for phase in phases & self.rows.keys())
-            low, high = (middle, high) if inside else (low, middle)
-        return low
+    def _most_rows(self, limit: float, phases: Sequence[str], most: int) -> int:
+        """How many rows at once every one of these phases can take, where the phases that have no choice fit, too."""
+        needed = [phase for phase in ("load", "scoring", *phases) if phase in self.rows]
 
-    def _load(self) -> PhaseMemory:
-        working = (LOADING_AT_ONCE if self.dequantised else 1) * self.largest
-        return PhaseMemory("load", 0, self.stored, 0, 0, 0, 0, working, 0, self._overhead(0))
+        def peak(rows: int) -> int:
+            return max(self._phase(phase, rows).peak for phase in needed)
+
+        return bisect_right(range(1, most + 1), limit, key=peak)
 
     def _phase(self, phase: str, rows: int) -> PhaseMemory:
-        adapters, learns = self.steps.adapters, phase in ("train", "replay")
-        step = max(self.steps.steps(phase, rows), key=lambda step: step.saved + step.working)
+        adapters, learns, loads = self.steps.adapters, phase in ("train", "replay"), phase == "load"
+        steps = [StepBytes(0, self.loading)] if loads else self.steps.steps(phase, rows)
+        step = max(steps, key=lambda step: step.saved + step.working)
+        overhead = CUDA_BYTES + round(FRAGMENTS * (0 if loads else step.saved + step.working))
         return PhaseMemory(
             phase=phase,
             rows=rows,
             base=self.stored,
-            adapters=adapters.student + (adapters.others if learns else adapters.others_after),
+            adapters=0 if loads else adapters.student + (adapters.others if learns else adapters.others_after),
             gradients=adapters.student if learns else 0,
             optimizer=adapters.optimizer if learns else 0,
             saved=round(step.saved),
             working=round(step.working),
-            dequantised=self.dequantised,
-            overhead=self._overhead(step.saved + step.working),
+            dequantised=0 if loads else self.dequantised,
+            overhead=0 if self.recipe.base.device == "cpu" else overhead,
         )
-
-    def _overhead(self, activations: float) -> int:
-        return 0 if self.recipe.base.device == "cpu" else CUDA_BYTES + round(FRAGMENTS * activations)

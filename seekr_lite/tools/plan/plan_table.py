@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from seekr_lite.tools.plan.plan import GB, CardFit, PhaseMemory, Plan
+
+if TYPE_CHECKING:  # brings transformers along
     from seekr_lite.tools.plan.measure import Measured
-    from seekr_lite.tools.plan.plan import CardFit, PhaseMemory, Plan
 
-GIB, MIB = 1 << 30, 1 << 20
 CAPTION = (
     "GB of 2^30 bytes, as cards are sold. rows: of the longest length, at once. AdamW: its moments, and the gradients. "
     "kept: activations that wait for the backward pass. working: what else is alive at the peak"
@@ -17,13 +22,8 @@ CAPTION = (
 FITS, TOO_LARGE = "green", "bold red"
 
 
-def render_plan(plan: Plan) -> Any:
+def render_plan(plan: Plan) -> Group:
     """One table of phases, then verdicts: the memory limit, other cards, work, time, disk; then what was assumed."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     length = plan.sizes.length
     in_front = f", {plan.sizes.in_front} in front of it" if plan.sizes.in_front else ""
     title = (
@@ -40,12 +40,8 @@ def render_plan(plan: Plan) -> Any:
     )
 
 
-def render_measured(measured: Measured) -> Any:
+def render_measured(measured: Measured) -> Group:
     """What the longest steps took here, beside the plan."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table()
     for column in ("phase", "rows", "measured", "planned", "plan off by", "seconds"):
         table.add_column(column, justify="left" if column == "phase" else "right")
@@ -65,21 +61,12 @@ def render_measured(measured: Measured) -> Any:
 def _cells(phase: PhaseMemory) -> Iterator[str]:
     yield phase.phase
     yield str(phase.rows or "")
-    parts = (
-        phase.peak,
-        phase.base,
-        phase.adapters,
-        phase.gradients + phase.optimizer,
-        phase.saved,
-        phase.working + phase.dequantised,
-        phase.overhead,
-    )
-    yield from (_gb(part) if part else "" for part in parts)
+    trained, working = phase.gradients + phase.optimizer, phase.working + phase.dequantised
+    for size in (phase.peak, phase.base, phase.adapters, trained, phase.saved, working, phase.overhead):
+        yield f"{size / GB:.2f}" if size else ""
 
 
-def _limit(plan: Plan) -> Iterator[Any]:
-    from rich.text import Text
-
+def _limit(plan: Plan) -> Iterator[Text]:
     card, peak = plan.limit, plan.peak
     needs = f"needs {_size(peak.peak)}, most of it in the phase {peak.phase}"
     if card is None:
@@ -90,9 +77,7 @@ def _limit(plan: Plan) -> Iterator[Any]:
         yield Text(f"Does not fit run.memory_limit_gb = {card.memory_gb:g}: the run {needs}.", style=TOO_LARGE)
 
 
-def _card(plan: Plan, card: CardFit) -> Any:
-    from rich.text import Text
-
+def _card(plan: Plan, card: CardFit) -> Text:
     start = f"{card.memory_gb:>3g} GB: "
     if card.micro_batch_tokens is None or card.batch_tokens is None:
         return Text(f"{start}does not fit, not even with one row at once", style=TOO_LARGE)
@@ -104,9 +89,7 @@ def _card(plan: Plan, card: CardFit) -> Any:
     return Text(f"{start}fits with {most}", style="yellow")
 
 
-def _work(plan: Plan) -> Iterator[Any]:
-    from rich.text import Text
-
+def _work(plan: Plan) -> Iterator[Text]:
     if plan.stages:
         steps = sum(stage.steps for stage in plan.stages)
         new = sum(stage.new_tokens for stage in plan.stages)
@@ -119,13 +102,10 @@ def _work(plan: Plan) -> Iterator[Any]:
     if plan.hours and plan.speed:
         hours = plan.hours
         unit, many = ("hours", 1) if hours.total >= 1 else ("minutes", 60)
-        phases = {
-            "new rows": hours.new_rows,
-            "replay": hours.replay,
-            "scoring": hours.scoring,
-            "tests": hours.evaluation,
-        }
-        parts = ", ".join(f"{name} {many * value:.1f}" for name, value in phases.items())
+        parts = (
+            f"new rows {many * hours.new_rows:.1f}, replay {many * hours.replay:.1f}, "
+            f"scoring {many * hours.scoring:.1f}, tests {many * hours.evaluation:.1f}"
+        )
         speed = f"{plan.speed.tokens_per_second:,.0f} training tokens/s"
         yield Text(f"Time: about {many * hours.total:.1f} {unit} ({parts}), at {speed}")
     elif plan.stages:
@@ -135,9 +115,7 @@ def _work(plan: Plan) -> Iterator[Any]:
     yield Text(f"Disk: {_size(disk.run_folder)} for the run folder, {_size(disk.adapters)} of it adapters{download}")
 
 
-def _notes(plan: Plan) -> Iterator[Any]:
-    from rich.text import Text
-
+def _notes(plan: Plan) -> Iterator[Text]:
     if plan.caveat:
         yield Text(f"Memory: {plan.caveat}.", style="yellow")
     yield Text(f"Tokens: {plan.counted}.", style="dim")
@@ -151,9 +129,5 @@ def _notes(plan: Plan) -> Iterator[Any]:
         )
 
 
-def _gb(size: int) -> str:
-    return f"{size / GIB:.2f}"
-
-
 def _size(size: int) -> str:
-    return f"{size / GIB:.2f} GB" if size >= GIB / 10 else f"{size / MIB:.1f} MB"
+    return f"{size / GB:.2f} GB" if size >= GB / 10 else f"{size / (1 << 20):.1f} MB"

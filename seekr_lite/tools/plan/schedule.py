@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from seekr_lite.evaluation.scoreboard import planned_evaluations
 from seekr_lite.methods.memory import kept_rows
 from seekr_lite.methods.registry import method_class
-from seekr_lite.tools.plan.workload import TaskRows, Workload
+from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.plan.workload import Workload
 from seekr_lite.training.schedule import plan_epoch
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -50,49 +47,34 @@ class EvaluationCount:
 
 def count_stages(recipe: Recipe, workload: Workload) -> tuple[StageCount, ...]:
     """The stages in order."""
-    tasks, method = workload.tasks, method_class(recipe.method.name)
-    if method.joint:
-        rows = sum(len(task.train) for task in tasks)
+    settings, method, tasks = recipe.method, method_class(recipe.method.name), workload.tasks
+    planned = [(task.name, [task], recipe.epochs_of(index)) for index, task in enumerate(tasks)]
+    if method.joint and tasks:
         visits = sum(len(task.train) * recipe.epochs_of(index) for index, task in enumerate(tasks))
-        return (_stage(recipe, "all tasks", tasks, math.ceil(visits / rows), [], keeps=False),)
-    memory: list[tuple[int, float]] = []  # by old task: rows kept, tokens of one
-    stages = []
-    for index, task in enumerate(tasks):
-        stage = _stage(recipe, task.name, (task,), recipe.epochs_of(index), memory, method.replays)
-        stages.append(stage)
-        if method.replays:
-            memory.append((stage.memory_rows, stage.memory_tokens / stage.memory_rows))
+        planned = [("all tasks", list(tasks), math.ceil(visits / sum(len(task.train) for task in tasks)))]
+    stages: list[StageCount] = []
+    for name, learned, epochs in planned:
+        lengths = [row.tokens for task in learned for row in task.train]
+        old = sum(stage.memory_rows for stage in stages)
+        own, passes = settings.replay_step == "own", settings.replay_passes
+        epoch = plan_epoch(len(lengths), recipe.train.batch_size, old, passes, own, random.Random(0))
+        replayed = epochs * sum(len(step.replay) for step in epoch)
+        kept = kept_rows(len(lengths), settings.replay_fraction) if method.replays else 0
+        stages.append(
+            StageCount(
+                name=name,
+                epochs=epochs,
+                steps=epochs * len(epoch),
+                new_rows=epochs * len(lengths),
+                new_tokens=epochs * sum(lengths),
+                replay_rows=replayed,
+                replay_tokens=round(replayed * sum(stage.memory_tokens for stage in stages) / max(1, old)),
+                most_replay_rows=max(len(step.replay) for step in epoch),
+                memory_rows=kept,
+                memory_tokens=round(kept * sum(lengths) / len(lengths)),
+            )
+        )
     return tuple(stages)
-
-
-def _stage(
-    recipe: Recipe,
-    name: str,
-    tasks: tuple[TaskRows, ...],
-    epochs: int,
-    memory: list[tuple[int, float]],
-    keeps: bool,
-) -> StageCount:
-    settings = recipe.method
-    lengths = [row.tokens for task in tasks for row in task.train]
-    old = sum(rows for rows, _ in memory)
-    old_tokens = sum(rows * tokens for rows, tokens in memory) / max(1, old)
-    own = settings.replay_step == "own"
-    epoch = plan_epoch(len(lengths), recipe.train.batch_size, old, settings.replay_passes, own, random.Random(0))
-    replayed = epochs * sum(len(step.replay) for step in epoch)
-    kept = kept_rows(len(lengths), settings.replay_fraction) if keeps else 0
-    return StageCount(
-        name=name,
-        epochs=epochs,
-        steps=epochs * len(epoch),
-        new_rows=epochs * len(lengths),
-        new_tokens=epochs * sum(lengths),
-        replay_rows=replayed,
-        replay_tokens=round(replayed * old_tokens),
-        most_replay_rows=max(len(step.replay) for step in epoch),
-        memory_rows=kept,
-        memory_tokens=round(kept * sum(lengths) / len(lengths)),
-    )
 
 
 def count_evaluations(recipe: Recipe, workload: Workload) -> EvaluationCount:

@@ -8,17 +8,17 @@ memory, which takes some seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.model.base import load_config, resolve_model
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import BaseSettings
+from seekr_lite.recipe.recipe import BaseSettings
 
 PACKAGED = Path(__file__).parent / "models"
 # Model types whose layers are attention of four projections and a gated MLP, each behind an RMS norm.
@@ -60,18 +60,11 @@ class BaseShape:
 
     def stored(self, quantization: str, number: int) -> int:
         """Bytes on the device, of numbers of so many bytes where they are not quantised."""
+        quantised = self.linear if quantization != "none" else ()
         return self.buffers + sum(
-            quantised_bytes(shape, quantization)
-            if quantization != "none" and name in self.linear
-            else number * prod(shape)
+            quantised_bytes(shape, quantization) if name in quantised else number * prod(shape)
             for name, shape in self.weights.items()
         )
-
-    def largest(self, quantization: str, number: int) -> tuple[int, int]:
-        """Bytes in full precision of the largest quantised weight, made anew for each use (0: none is), and of any."""
-        quantised = self.linear if quantization != "none" else frozenset[str]()
-        sizes = {name: number * prod(shape) for name, shape in self.weights.items()}
-        return max((sizes[name] for name in quantised), default=0), max(sizes.values())
 
 
 def quantised_bytes(shape: tuple[int, ...], quantization: str) -> int:
@@ -109,21 +102,23 @@ def read_shape(settings: BaseSettings) -> BaseShape:
     return built_shape(model_config(settings))
 
 
-def _config_file(settings: BaseSettings) -> Path:
-    from huggingface_hub import try_to_load_from_cache
-
+def local_file(settings: BaseSettings, name: str) -> Path | None:
+    """A file of the base, from its folder or the hub's cache, where it is there."""
     source = resolve_model(settings.model)
     if Path(source).is_dir():
-        return Path(source) / "config.json"
-    packaged = PACKAGED / f"{settings.model.replace('/', '--')}.json"
-    if packaged.is_file():
-        return packaged
+        return Path(source) / name if (Path(source) / name).is_file() else None
     try:
-        cached = try_to_load_from_cache(source, "config.json", revision=settings.revision or "main")
+        cached = try_to_load_from_cache(source, name, revision=settings.revision or "main")
     except ValueError:  # no repository can have such a name
-        cached = None
-    if isinstance(cached, str):
-        return Path(cached)
+        return None
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _config_file(settings: BaseSettings) -> Path:
+    packaged = PACKAGED / f"{settings.model.replace('/', '--')}.json"
+    path = local_file(settings, "config.json") or packaged
+    if path.is_file():
+        return path
     known = ", ".join(sorted(path.stem.replace("--", "/") for path in PACKAGED.glob("*.json")))
     raise UserError(
         f"base.model {settings.model}: its sizes are not known here, and plan downloads nothing. Give a folder "
@@ -175,7 +170,6 @@ def plain_shape(config: dict[str, Any]) -> BaseShape:
                 linear.add(f"{prefix}.{part}.{name}.weight")
                 if name in biased:
                     weights[f"{prefix}.{part}.{name}.bias"] = shape[:1]
-    weights |= {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
     if not config.get("tie_word_embeddings"):
         weights["lm_head.weight"] = (vocabulary, hidden)
     rotary = 2 * 4 * (size // 2)  # frequencies of the position embedding in fp32, and a copy of them
@@ -189,14 +183,22 @@ def plain_shape(config: dict[str, Any]) -> BaseShape:
 
 def built_shape(config: Any) -> BaseShape:
     """From the modules that transformers makes of a configuration, on torch's device without memory."""
-    import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
 
     with no_init_weights(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.tie_weights()
-    linear = {f"{name}.weight": module for name, module in quantised_layers(model)}
+    # The layers that transformers hands to bitsandbytes: all linear ones but for the output layer.
+    kept = get_keys_to_not_convert(model)
+    linear = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
+    }
     weights = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     text = config.get_text_config()
     heads = int(getattr(text, "num_attention_heads", None) or 1)
@@ -224,16 +226,3 @@ def _unknown(text: Any) -> str:
     if others or not hasattr(text, "num_attention_heads"):
         return f"layers are {', '.join(others) or 'not attention'}"
     return "" if text.model_type in PLAIN else f"the formula was not checked for {text.model_type}"
-
-
-def quantised_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """The layers that transformers hands to bitsandbytes: all linear ones but for the output layer."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-    from transformers.quantizers.base import get_keys_to_not_convert
-    from transformers.quantizers.quantizers_utils import should_convert_module
-
-    kept = get_keys_to_not_convert(model)
-    for name, module in model.named_modules():
-        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept):
-            yield name, module

@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr_lite.common.files import user_path
-from seekr_lite.data.encoding import encode_prompts, encode_task_rows
+from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.task import Example, Task
+from seekr_lite.model.base import load_tokenizer
+from seekr_lite.recipe.recipe import DataSettings, Recipe
 from seekr_lite.tools.plan.memory import RowLength
-
-if TYPE_CHECKING:
-    from seekr_lite.recipe.recipe import Recipe
+from seekr_lite.tools.plan.shapes import local_file
 
 # Estimates: English, German and code of TRACE have 3 to 4.5 characters a token with a 49k-token tokenizer; Chinese has
 # 0.6 to 0.7 with Llama 2's, which breaks rare characters into bytes.
@@ -62,13 +61,14 @@ def read_workload(recipe: Recipe) -> Workload:
     Raises:
         UserError: the data is here and something is wrong with it.
     """
+    data = recipe.data
+    limits = RowLength(data.max_prompt_tokens, data.max_answer_tokens)
+    if data.format != "toy" and (data.format == "python" or not (data.path and user_path(data.path).is_dir())):
+        return Workload((), UNKNOWN, limits)
     from seekr_lite.runs.tasks import gather_tasks
 
-    limits = RowLength(recipe.data.max_prompt_tokens, recipe.data.max_answer_tokens)
-    if not _is_here(recipe):
-        return Workload((), UNKNOWN, limits)
-    tokenizer = _tokenizer(recipe)
-    tasks = tuple(_count(task, tokenizer, recipe) for task in gather_tasks(recipe, None, ()))
+    tokenizer = load_tokenizer(recipe.base) if local_file(recipe.base, "tokenizer_config.json") else None
+    tasks = tuple(_count(task, tokenizer, data) for task in gather_tasks(recipe, None, ()))
     if tokenizer is None:
         return Workload(tasks, ESTIMATED, limits)
     rows = [row for task in tasks for row in (*task.train, *task.validation)]
@@ -76,38 +76,13 @@ def read_workload(recipe: Recipe) -> Workload:
     return Workload(tasks, EXACT, RowLength(max(prompts), max(row.answer for row in rows)))
 
 
-def _is_here(recipe: Recipe) -> bool:
-    data = recipe.data
-    return data.format == "toy" or (data.format != "python" and user_path(data.path or "").is_dir() and bool(data.path))
-
-
-def _tokenizer(recipe: Recipe) -> Any:
-    """The tokenizer from a folder or the cache, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from seekr_lite.model.base import load_tokenizer, resolve_model
-
-    source, revision = resolve_model(recipe.base.model), recipe.base.revision or "main"
-    if Path(source).is_dir():
-        here = (Path(source) / "tokenizer_config.json").is_file()
-    else:
-        here = isinstance(try_to_load_from_cache(source, "tokenizer_config.json", revision=revision), str)
-    return load_tokenizer(recipe.base) if here else None
-
-
-def _count(task: Task, tokenizer: Any, recipe: Recipe) -> TaskRows:
-    train, validation = (_lengths(rows, tokenizer, recipe) for rows in (task.train, task.validation))
-    if tokenizer is None:
-        test = tuple(row.prompt for row in _lengths(task.test, None, recipe))
-    else:
-        encoded = encode_prompts(tokenizer, [row.prompt for row in task.test], recipe.data)
-        test = tuple(len(row.input_ids) for row in encoded)
+def _count(task: Task, tokenizer: Any, data: DataSettings) -> TaskRows:
+    train, validation, test = (_lengths(rows, tokenizer, data) for rows in (task.train, task.validation, task.test))
     text = sum(len(row.prompt.encode()) + len(row.answer.encode()) for row in task.train)
-    return TaskRows(task.name, train, validation, test, text / max(1, len(task.train)))
+    return TaskRows(task.name, train, validation, tuple(row.prompt for row in test), text / max(1, len(task.train)))
 
 
-def _lengths(rows: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[RowLength, ...]:
-    data = recipe.data
+def _lengths(rows: Sequence[Example], tokenizer: Any, data: DataSettings) -> tuple[RowLength, ...]:
     if tokenizer is not None:
         encoded = encode_task_rows(tokenizer, rows, data)
         return tuple(RowLength(len(row.input_ids) - row.answer_length, row.answer_length) for row in encoded)
