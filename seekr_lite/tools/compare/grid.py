@@ -11,7 +11,7 @@ from pathlib import Path
 from seekr_lite.common.errors import Interrupted, UserError
 from seekr_lite.common.files import user_path
 from seekr_lite.common.memory import free_memory
-from seekr_lite.common.progress import Advance, Listener, current_listener
+from seekr_lite.common.progress import Advance, Listener, Listeners, current_listener
 from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations
 from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.recipe import Recipe
@@ -141,20 +141,14 @@ def _is_recipe_file(what: str | Path) -> bool:
     return Path(what).suffix == ".toml" and not user_path(what).is_dir()
 
 
-class _Titled(Listener):
+class _Titled(Listeners):
     """Says in every phase which of the runs it is part of."""
 
     def __init__(self, title: str, listener: Listener) -> None:
+        super().__init__(listener)
         self.title = title
-        self.listener = listener
 
     @contextmanager
     def phase(self, description: str, total: int) -> Iterator[Advance]:
-        with self.listener.phase(f"{self.title}: {description}", total) as advance:
+        with super().phase(f"{self.title}: {description}", total) as advance:
             yield advance
-
-    def event(self, kind: str, **values: object) -> None:
-        self.listener.event(kind, **values)
-
-    def say(self, text: str) -> None:
-        self.listener.say(text)

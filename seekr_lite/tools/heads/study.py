@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from seekr_lite.attention.selection import choose_heads, resolve_budgets
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.progress import current_listener
@@ -84,7 +82,11 @@ def score_task_heads(
             after_index = len(adapters.snapshots) - 1
             every_query = [None] * len(samples)
             forgettability = head_forgettability(adapters, samples, before, after_index, every_query, advance)
-    return HeadStudy(Heads((_chosen(recipe, task, sensitivity, forgettability),)), len(samples), model)
+    importance = None if forgettability is None else sensitivity * forgettability
+    budgets = resolve_budgets(recipe.method, *sensitivity.shape)
+    chosen = choose_heads(sensitivity if importance is None else importance, *budgets)
+    scored = TaskHeads(task, sensitivity, forgettability, importance, chosen)
+    return HeadStudy(Heads((scored,)), len(samples), model)
 
 
 def read_task(recipe: Recipe, name: str, folder: RunFolder | None) -> Task:
@@ -112,10 +114,3 @@ def adapters_for_scoring(folder: RunFolder, base: Base, after: str | None) -> tu
     adapters.snapshots = snapshots
     adapters.start_task()
     return adapters, 0 if goes_on else None
-
-
-def _chosen(recipe: Recipe, task: str, sensitivity: torch.Tensor, forgettability: torch.Tensor | None) -> TaskHeads:
-    importance = None if forgettability is None else sensitivity * forgettability
-    budgets = resolve_budgets(recipe.method, *sensitivity.shape)
-    chosen = choose_heads(sensitivity if importance is None else importance, *budgets)
-    return TaskHeads(task, sensitivity, forgettability, importance, chosen)
