@@ -22,13 +22,13 @@ from benchmarks.harness import add_overrides, benchmark_parser, publish, recipe_
 from seekr_lite.common.processes import Processes
 from seekr_lite.data.batch import split_by_tokens
 from seekr_lite.evaluation.scoreboard import planned_evaluations
-from seekr_lite.methods.memory import kept_rows
 from seekr_lite.methods.registry import method_class
+from seekr_lite.methods.replay_memory import kept_rows
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.costs import Speed
 from seekr_lite.tools.plan.plan import make_plan
 from seekr_lite.tools.plan.workload import TaskRows, read_workload
-from seekr_lite.training.schedule import plan_epoch
+from seekr_lite.training.replay_schedule import plan_epoch
 
 
 def parts(items: Sequence[int], cards: int, last_first: bool = False) -> list[int]:

@@ -68,8 +68,8 @@ from seekr_lite.common.memory import forget_peak, peak_memory
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.model.answer_states import AnswerStates, answer_labels, answer_span
 from seekr_lite.model.base import Base, checkpoint_activations

@@ -40,8 +40,8 @@ from seekr_lite.common.errors import UserError
 from seekr_lite.data.readers import load_tasks
 from seekr_lite.evaluation.evaluate import check_metrics
 from seekr_lite.recipe.recipe import DataSettings, Recipe
-from seekr_lite.runs.contents import replay_store, verify_files
 from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.inventory import replay_store, verify_files
 from seekr_lite.tools.heads.heads import Heads
 
 SECONDS = 20  # a case that takes longer hangs

@@ -21,8 +21,8 @@ from seekr_lite.common.errors import UserError
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.generate import mean_answer_nll
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import LossTerm, ReplayBatch, StepTotals
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.recipe.recipe import MethodSettings
 

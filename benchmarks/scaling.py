@@ -33,8 +33,8 @@ from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import encode_task_rows
 from seekr_lite.data.task import Task
 from seekr_lite.data.toy import TOY_TASKS, toy_task
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs.folder import RunFolder
 from seekr_lite.training.learner import Learned, Learner

@@ -217,7 +217,7 @@ def make_trainer(base: Base, model: Any, recipe: Recipe, rows: Any, collator: An
 def in_our_order(rows: Sequence[EncodedExample], recipe: Recipe, stage: int) -> list[dict[str, Any]]:
     """Rows as the Trainer takes them, in the order in which ours meets them, so that steps hold the same rows."""
     from seekr_lite.common.seeds import generator_for
-    from seekr_lite.training.schedule import plan_epoch
+    from seekr_lite.training.replay_schedule import plan_epoch
 
     order = generator_for(recipe.run.seed, "order", stage)
     steps = plan_epoch(len(rows), recipe.train.batch_size, 0, 1.0, False, order)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seekr_lite.model.guards import guard_against_hub_code
+from seekr_lite.model.no_foreign_code import guard_against_hub_code
 
 if TYPE_CHECKING:
     from seekr_lite.api import Run, compare, open_run, run, score_task_heads

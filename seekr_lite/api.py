@@ -17,15 +17,15 @@ from seekr_lite.data.task import Task
 from seekr_lite.evaluation.scoreboard import Scoreboard
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.runs import runner
-from seekr_lite.runs.contents import TaskStore, replay_store
 from seekr_lite.runs.folder import RunFolder
-from seekr_lite.runs.general_store import with_texts
-from seekr_lite.tools.compare import grid
+from seekr_lite.runs.general_texts import with_texts
+from seekr_lite.runs.inventory import TaskStore, replay_store
+from seekr_lite.tools.compare import run_grid as grid
 from seekr_lite.tools.compare.comparison import Comparison
 from seekr_lite.tools.evaluate import Evaluation, evaluate_run
 from seekr_lite.tools.general_text import TextLikelihood, general_likelihood
-from seekr_lite.tools.harness import HarnessScore, harness_scores
 from seekr_lite.tools.heads.heads import Heads
+from seekr_lite.tools.lm_eval_harness import HarnessScore, harness_scores
 from seekr_lite.tools.models import LoadedModel
 from seekr_lite.tools.report.run_html import run_html
 
@@ -105,7 +105,7 @@ class Run:
         limit: int | None = None,
         listener: Listener | None = None,
     ) -> list[HarnessScore]:
-        """Tasks of lm-evaluation-harness on models of the run; see `seekr_lite.tools.harness`."""
+        """Tasks of lm-evaluation-harness on models of the run; see `seekr_lite.tools.lm_eval_harness`."""
         with current_listener.set_to(listener):
             return harness_scores(self.folder, tasks, after, limit)
 
@@ -217,7 +217,7 @@ def compare(
 ) -> Comparison:
     """Compares runs; or makes the runs of several methods and seeds from one recipe, and compares these.
 
-    Args and errors are those of `seekr_lite.tools.compare.grid.compare`; a run may be given as a `Run`, too.
+    Args and errors are those of `seekr_lite.tools.compare.run_grid.compare`; a run may be given as a `Run`, too.
     """
     paths = [one.path if isinstance(one, Run) else one for one in what]
     with current_listener.set_to(listener or Console()):

@@ -20,7 +20,7 @@ from seekr_lite.common.progress import Listener
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.compare.comparison import Comparison
 from seekr_lite.tools.compare.figures import Spread
-from seekr_lite.tools.compare.grid import commands, plan_runs
+from seekr_lite.tools.compare.run_grid import commands, plan_runs
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Listener()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from seekr_lite.attention.graft import MapGraft
+from seekr_lite.attention.map_graft import MapGraft
 from seekr_lite.attention.recording import HeadRecorder, all_heads
 from seekr_lite.attention.selection import Head
 from seekr_lite.attention.tap import Recorder, tap

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 import seekr_lite as sl
 from seekr_lite.cli.app import app
 from seekr_lite.common.progress import Listener
-from seekr_lite.tools.harness import read_task_file
+from seekr_lite.tools.lm_eval_harness import read_task_file
 
 TASK = """task: mine
 dataset_path: json

@@ -18,7 +18,7 @@ from seekr_lite.runs.tasks import gather_tasks
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
 from seekr_lite.training.optimizers import learning_rate_factor, make_optimizer, restored_state
-from seekr_lite.training.schedule import Step
+from seekr_lite.training.replay_schedule import Step
 from seekr_lite.training.step_gradients import StepGradients
 
 

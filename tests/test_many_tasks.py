@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from seekr_lite.attention.tap import tap
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.model.base import load_base
 from seekr_lite.model.lora import AdapterSequence

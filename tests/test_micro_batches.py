@@ -75,7 +75,7 @@ def test_tokens_in_front_of_a_row_count_too(method: str, small_recipe: Callable[
 
 
 def gradients_of_a_step(recipe: Recipe, room: int) -> tuple[list[torch.Tensor], Said]:
-    from seekr_lite.training.schedule import Step
+    from seekr_lite.training.replay_schedule import Step
     from seekr_lite.training.step_gradients import StepGradients
 
     said = Said()

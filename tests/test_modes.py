@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from seekr_lite.common.modes import train_mode_without_dropout
+from seekr_lite.common.train_mode import train_mode_without_dropout
 from seekr_lite.model.base import checkpoint_activations
 
 

@@ -17,8 +17,8 @@ from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods import registry
 from seekr_lite.methods.baselines import Joint, Replay
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.model.base import load_base
 from seekr_lite.model.lora import AdapterSequence

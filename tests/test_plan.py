@@ -20,8 +20,8 @@ from seekr_lite.methods.seekr import Seekr
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.costs import choose_speed, writing_speed
 from seekr_lite.tools.plan.plan import GB, Plan, make_plan
-from seekr_lite.tools.plan.schedule import count_evaluations, count_stages
 from seekr_lite.tools.plan.shapes import read_shape
+from seekr_lite.tools.plan.step_counts import count_evaluations, count_stages
 from seekr_lite.tools.plan.workload import UNKNOWN, estimated_tokens, read_workload
 
 ROOT = Path(__file__).parents[1]

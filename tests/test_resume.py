@@ -27,8 +27,8 @@ from seekr_lite.common.progress import Advance, Listener
 from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import load_base
 from seekr_lite.recipe.recipe import Recipe
-from seekr_lite.runs.contents import verify_files
 from seekr_lite.runs.folder import RunFolder
+from seekr_lite.runs.inventory import verify_files
 from seekr_lite.runs.lock import locked
 from seekr_lite.training.micro_batches import MicroBatches
 

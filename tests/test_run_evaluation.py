@@ -190,7 +190,7 @@ def test_a_text_is_not_measured_twice(own_run: sl.Run, tmp_path: Path, monkeypat
 
 
 def test_a_damaged_measurement_is_told_and_made_again(own_run: sl.Run, tmp_path: Path) -> None:
-    from seekr_lite.runs.contents import verify_files
+    from seekr_lite.runs.inventory import verify_files
 
     (tmp_path / "text.txt").write_text(TEXT)
     first = own_run.general_likelihood(tmp_path / "text.txt")

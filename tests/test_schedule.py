@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekr_lite.methods.memory import choose_samples
-from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
+from seekr_lite.methods.replay_memory import choose_samples
+from seekr_lite.training.replay_schedule import plan_epoch, steps_per_epoch
 
 pytestmark = pytest.mark.core
 

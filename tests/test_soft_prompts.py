@@ -24,8 +24,8 @@ from seekr_lite.data.readers import load_tasks
 from seekr_lite.evaluation.generate import generate
 from seekr_lite.methods.l2p import LearningToPrompt, PromptPool
 from seekr_lite.methods.lfpt5 import Lfpt5, writing_labels
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import ReplayBatch, StepTotals
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.model.answer_states import answer_states
 from seekr_lite.model.base import Base, load_base, resolve_model
 from seekr_lite.model.soft_prompts import PromptSequence

@@ -33,7 +33,7 @@ from seekr_lite.evaluation.evaluate import Prediction, TaskResult
 from seekr_lite.evaluation.scoreboard import Scoreboard, scoreboard
 from seekr_lite.methods.method import TaskState
 from seekr_lite.model.base import load_base, load_config, load_tokenizer, resolve_model
-from seekr_lite.model.guards import no_pickle
+from seekr_lite.model.no_foreign_code import no_pickle
 from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.recipe import BaseSettings, DataSettings, Recipe
 from seekr_lite.runs.folder import RunFolder

@@ -15,9 +15,9 @@ import seekr_lite as sl
 from seekr_lite.cli.app import app
 from seekr_lite.common.progress import Listener
 from seekr_lite.common.terminal import as_text
-from seekr_lite.runs.contents import TaskStore
+from seekr_lite.runs.inventory import TaskStore
 from seekr_lite.runs.trackers import evaluation_values
-from seekr_lite.tools.compare.grid import plan_runs
+from seekr_lite.tools.compare.run_grid import plan_runs
 from seekr_lite.tools.heads.heads_table import render_store
 from seekr_lite.tools.heads.scores import TaskHeads
 from seekr_lite.tools.report.costs_section import cost_tables

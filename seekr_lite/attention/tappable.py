@@ -11,12 +11,12 @@ from weakref import WeakSet
 
 import torch
 
-from seekr_lite.attention.graft import attend
+from seekr_lite.attention.map_graft import attend
 from seekr_lite.attention.maps import NO_ROW
 from seekr_lite.attention.recording import all_heads, select_heads
 from seekr_lite.attention.tap import AttentionCall, tap
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.modes import eval_mode
+from seekr_lite.common.train_mode import eval_mode
 
 PROBE_TOKENS, PROBE_PADDING = 8, 3
 # The largest difference of an output, against its largest value: rounding stays far below, another mask far above.

@@ -44,7 +44,7 @@ def compare_command(
     from seekr_lite.api import compare
     from seekr_lite.recipe.recipe import Recipe
     from seekr_lite.tools.compare.comparison_table import comparison_table
-    from seekr_lite.tools.compare.grid import commands, default_output, plan_runs
+    from seekr_lite.tools.compare.run_grid import commands, default_output, plan_runs
 
     chosen, numbers, changed = comma_list(methods), _seeds(seeds), overrides or []
     if print_commands:

@@ -13,8 +13,8 @@ def verify_command(
     as_json: AsJson = False,
 ) -> None:
     """Compare every file of a run with its checksum. Ends with 2 where one is changed or missing."""
-    from seekr_lite.runs.contents import verify_files
     from seekr_lite.runs.folder import RunFolder
+    from seekr_lite.runs.inventory import verify_files
 
     files = verify_files(RunFolder.open(run))
     damaged = [file for file in files if file.state != "whole"]

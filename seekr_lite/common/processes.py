@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from seekr_lite.common.ambient import Ambient
+from seekr_lite.common.context import Ambient
 from seekr_lite.common.errors import Stopped, UserError
 from seekr_lite.common.stopping import current_stop
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from seekr_lite.common.ambient import Ambient
+from seekr_lite.common.context import Ambient
 
 Advance = Callable[[int], None]
 

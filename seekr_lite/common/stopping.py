@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from seekr_lite.common.ambient import Ambient
+from seekr_lite.common.context import Ambient
 from seekr_lite.common.errors import Interrupted, UserError
 
 EXIT_CODES = {signal.SIGTERM: 3, signal.SIGINT: 130}

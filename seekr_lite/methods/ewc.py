@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import torch
 
-from seekr_lite.common.modes import train_mode_without_dropout
 from seekr_lite.common.seeds import generator_for
+from seekr_lite.common.train_mode import train_mode_without_dropout
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.methods.method import LossTerm, Method, StepTotals, TaskState

@@ -15,9 +15,9 @@ from seekr_lite.attention.importance import (
 from seekr_lite.attention.recording import HeadRecorder, all_heads
 from seekr_lite.attention.tap import tap
 from seekr_lite.attention.tappable import check_tappable
-from seekr_lite.common.modes import train_mode_without_dropout
 from seekr_lite.common.processes import current_processes
 from seekr_lite.common.progress import Advance, ignore
+from seekr_lite.common.train_mode import train_mode_without_dropout
 from seekr_lite.data.batch import Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.model.answer_states import answer_states

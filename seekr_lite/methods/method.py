@@ -24,7 +24,7 @@ from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.data.batch import Batch
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.data.task import Example
-from seekr_lite.methods.memory import ReplayRow
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.model.base import Base
 from seekr_lite.model.losses import answer_cross_entropy_sum
 from seekr_lite.model.snapshots import SnapshotSequence

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from seekr_lite.attention.tap import Recorder
-from seekr_lite.common.modes import eval_mode
+from seekr_lite.common.train_mode import eval_mode
 from seekr_lite.data.batch import Batch
 from seekr_lite.model.soft_prompts import PromptedModel
 

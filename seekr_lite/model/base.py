@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.common.files import user_path
-from seekr_lite.model.guards import no_pickle
+from seekr_lite.model.no_foreign_code import no_pickle
 
 if TYPE_CHECKING:
     import torch

@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from seekr_lite.common.errors import UserError
-from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.seeds import seed_for
+from seekr_lite.common.train_mode import eval_mode
 from seekr_lite.model.base import Base
 from seekr_lite.model.snapshots import Snapshot, SnapshotSequence
 from seekr_lite.recipe.recipe import AdapterSettings

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.seeds import seed_for
+from seekr_lite.common.train_mode import eval_mode
 from seekr_lite.data.batch import IGNORED, Batch, collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.model.base import Base

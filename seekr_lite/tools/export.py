@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from seekr_lite.common.errors import UserError, nearest
 from seekr_lite.common.files import json_text, user_folder, user_path, write_tensors
 from seekr_lite.common.memory import free_memory
-from seekr_lite.common.modes import eval_mode
 from seekr_lite.common.progress import current_listener
+from seekr_lite.common.train_mode import eval_mode
 from seekr_lite.model.base import (
     Base,
     choose_device,

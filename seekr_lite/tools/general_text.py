@@ -18,7 +18,7 @@ from seekr_lite.evaluation.scoreboard import perplexity
 from seekr_lite.methods.registry import method_class
 from seekr_lite.model.base import load_config
 from seekr_lite.runs.folder import RunFolder
-from seekr_lite.runs.general_store import KeptText, model_key
+from seekr_lite.runs.general_texts import KeptText, model_key
 from seekr_lite.runs.record import text_checksum
 from seekr_lite.runs.stages import Stage, find_stages, model_name
 from seekr_lite.tools.models import RunModels

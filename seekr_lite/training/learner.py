@@ -25,16 +25,16 @@ from seekr_lite.data.encoding import EncodedExample, encode_task_rows
 from seekr_lite.data.task import Example, Task
 from seekr_lite.evaluation.evaluate import PredictionDraft, TaskResult, check_metrics, evaluate_task
 from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations, scoreboard
-from seekr_lite.methods.memory import ReplayRow, choose_samples
 from seekr_lite.methods.method import Method, TaskState
 from seekr_lite.methods.registry import method_class
+from seekr_lite.methods.replay_memory import ReplayRow, choose_samples
 from seekr_lite.model.base import Base, checkpoint_activations, load_base
 from seekr_lite.model.snapshots import Snapshot
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.training.guard import Guard
 from seekr_lite.training.micro_batches import MicroBatches
 from seekr_lite.training.optimizers import learning_rate_factor, make_optimizer
-from seekr_lite.training.schedule import plan_epoch, steps_per_epoch
+from seekr_lite.training.replay_schedule import plan_epoch, steps_per_epoch
 from seekr_lite.training.step_gradients import StepGradients
 from seekr_lite.training.step_log import StepPlace, StepRows, log_step
 from seekr_lite.training.training_state import Checkpoints, Training

@@ -13,11 +13,11 @@ from seekr_lite.common.processes import current_processes
 from seekr_lite.common.stopping import current_stop
 from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
-from seekr_lite.methods.memory import ReplayRow
 from seekr_lite.methods.method import LossTerm, Method, ReplayBatch, StepTotals
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.model.snapshots import SnapshotSequence
 from seekr_lite.training.micro_batches import MicroBatches
-from seekr_lite.training.schedule import Step
+from seekr_lite.training.replay_schedule import Step
 
 
 @dataclass

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from seekr_lite.common.progress import current_listener
 from seekr_lite.data.task import Task
-from seekr_lite.methods.memory import ReplayRow
-from seekr_lite.training.schedule import Step
+from seekr_lite.methods.replay_memory import ReplayRow
+from seekr_lite.training.replay_schedule import Step
 from seekr_lite.training.step_gradients import StepNumbers
 
 

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from seekr_lite.attention.graft import MapGraft
+from seekr_lite.attention.map_graft import MapGraft
 from seekr_lite.attention.recording import HeadRecorder, all_heads
 from seekr_lite.attention.selection import Head
 from seekr_lite.attention.tap import Recorder, tap

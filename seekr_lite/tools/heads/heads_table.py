@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from seekr_lite.runs.contents import TaskStore
+from seekr_lite.runs.inventory import TaskStore
 from seekr_lite.tools.heads.heatmap import heatmap_text
 from seekr_lite.tools.heads.scores import ChoiceChange, TaskHeads
 

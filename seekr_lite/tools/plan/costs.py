@@ -10,8 +10,8 @@ from math import exp, log
 from seekr_lite.common.files import user_path
 from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.recipe import Recipe
-from seekr_lite.tools.plan.schedule import EvaluationCount, StageCount
 from seekr_lite.tools.plan.shapes import BaseShape
+from seekr_lite.tools.plan.step_counts import EvaluationCount, StageCount
 from seekr_lite.tools.plan.workload import Workload
 
 # torchtune's published figure: Llama-3.1-8B, QLoRA, one RTX 4090, rows packed to 2,048 tokens, checkpointing.

@@ -17,13 +17,13 @@ from seekr_lite.data.batch import collate
 from seekr_lite.data.encoding import EncodedExample
 from seekr_lite.evaluation.generate import mean_answer_nll
 from seekr_lite.methods.head_scoring import head_forgettability, head_sensitivity
-from seekr_lite.methods.memory import ReplayRow
+from seekr_lite.methods.replay_memory import ReplayRow
 from seekr_lite.methods.seekr import Seekr
 from seekr_lite.model.soft_prompts import PromptedModel
 from seekr_lite.tools.plan.memory import RowLength, Sizes, prompts_at_once
 from seekr_lite.training.learner import Learner
 from seekr_lite.training.micro_batches import MicroBatches
-from seekr_lite.training.schedule import Step
+from seekr_lite.training.replay_schedule import Step
 from seekr_lite.training.step_gradients import StepGradients
 
 TOKEN = 1

@@ -12,8 +12,8 @@ from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.costs import Disk, Hours, Speed, choose_speed, estimate_disk, estimate_hours
 from seekr_lite.tools.plan.memory import NUMBER_BYTES, AdapterBytes, Sizes, StepBytes, StepMemory
-from seekr_lite.tools.plan.schedule import EvaluationCount, StageCount, count_evaluations, count_stages
 from seekr_lite.tools.plan.shapes import BaseShape, read_shape
+from seekr_lite.tools.plan.step_counts import EvaluationCount, StageCount, count_evaluations, count_stages
 from seekr_lite.tools.plan.workload import Workload, read_workload
 
 GB = 1 << 30  # as cards are sold: a "24 GB" card has 24 times this

@@ -9,9 +9,9 @@ from seekr_lite.common.errors import UserError
 from seekr_lite.evaluation.scoreboard import Scoreboard, planned_evaluations, scoreboard
 from seekr_lite.methods.registry import method_class
 from seekr_lite.recipe.recipe import Recipe
-from seekr_lite.runs.contents import TaskStore, replay_store
 from seekr_lite.runs.folder import SCORES_FILE, RunFolder
-from seekr_lite.runs.general_store import kept_texts, with_texts
+from seekr_lite.runs.general_texts import kept_texts, with_texts
+from seekr_lite.runs.inventory import TaskStore, replay_store
 from seekr_lite.tools.heads.heads import Heads
 from seekr_lite.tools.report.step_curves import PhaseTotal, StepCurves, read_curves, read_phases
 

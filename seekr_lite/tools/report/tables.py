@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from seekr_lite.evaluation.scoreboard import Scoreboard
     from seekr_lite.tools.evaluate import Evaluation
     from seekr_lite.tools.general_text import TextLikelihood
-    from seekr_lite.tools.harness import HarnessScore
+    from seekr_lite.tools.lm_eval_harness import HarnessScore
 
 
 def render_evaluations(found: Sequence[Evaluation]) -> Table:

@@ -1,4 +1,4 @@
-"""How the replay memory is filled. How it is replayed is in `training/schedule.py`."""
+"""How the replay memory is filled. How it is replayed is in `training/replay_schedule.py`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from seekr_lite.common.errors import UserError
 from seekr_lite.runs.folder import RunFolder
-from seekr_lite.runs.general_store import kept_texts
+from seekr_lite.runs.general_texts import kept_texts
 from seekr_lite.runs.record import file_checksum
 
 

@@ -7,11 +7,11 @@ import random
 from dataclasses import dataclass
 
 from seekr_lite.evaluation.scoreboard import planned_evaluations
-from seekr_lite.methods.memory import kept_rows
 from seekr_lite.methods.registry import method_class
+from seekr_lite.methods.replay_memory import kept_rows
 from seekr_lite.recipe.recipe import Recipe
 from seekr_lite.tools.plan.workload import Workload
-from seekr_lite.training.schedule import plan_epoch
+from seekr_lite.training.replay_schedule import plan_epoch
 
 
 @dataclass(frozen=True)
