@@ -90,7 +90,7 @@ def run_folder(tmp_path: Path) -> Path:
     folder.save_stage("00-shade", tasks[:1], learned, config, "", "heads")
     predictions = tuple(Prediction(row.prompt, "x", (row.answer,), 0.0) for row in rows)
     folder.save_evaluation(0, "shade", TaskResult(50.0, 1.25, predictions))
-    folder.save_scores(scoreboard(tasks[:1], {(0, 0): (50.0, 1.25)}, "seekr", 1234).to_json())
+    folder.save_scores(scoreboard({"shade": tasks[0].metric}, {(0, 0): (50.0, 1.25)}, "seekr", 1234).to_json())
     draft = path / "predictions" / "00" / "shade.draft.jsonl"
     draft.write_text(json.dumps({"row": 0, "prompt": "a", "prediction": "x"}) + "\n", encoding="utf-8")
     return path
