@@ -32,8 +32,6 @@ PAD = 0
 
 @dataclass(frozen=True)
 class LongestStep:
-    """A step of a phase, over so many rows."""
-
     phase: str
     name: str
     rows: int
@@ -76,7 +74,7 @@ def leave_last_task(learner: Learner) -> None:
     learner.adapters.finish_task()
     learner.adapters.model.eval()
     with last_adapter(learner):
-        pass
+        pass  # the slot is made
 
 
 def last_adapter(learner: Learner) -> AbstractContextManager[None]:
@@ -123,30 +121,29 @@ def steps_after_task(learner: Learner, sizes: Sizes) -> Iterator[LongestStep]:
         yield LongestStep(
             "validation", "likelihood", sizes.held_out, lambda: mean_answer_nll(adapters.model, held_out, PAD, tokens)
         )
-    at_once = prompts_at_once(sizes.generation, length.prompt + sizes.in_front)
-    yield LongestStep("generation", "prompts", at_once, lambda: _read_prompts(learner, at_once, sizes))
-    yield LongestStep("generation", "last token", sizes.generation, lambda: _write_last_token(learner, sizes))
-
-
-def _read_prompts(learner: Learner, rows: int, sizes: Sizes) -> None:
-    batch = collate(rows_of(rows, RowLength(sizes.length.prompt + sizes.in_front, 0)), PAD).to(learner.base.device)
-    ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
-    generating(learner)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-
-
-def _write_last_token(learner: Learner, sizes: Sizes) -> None:
-    """A token a row, behind a full cache, which has room for the longest answer that is allowed."""
     model, device, rows = generating(learner), learner.base.device, sizes.generation
-    tokens = sizes.length.prompt + learner.recipe.data.max_answer_tokens + sizes.in_front
-    token = torch.full((rows, 1), TOKEN, device=device)
-    cache = model(input_ids=token, use_cache=True, logits_to_keep=1).past_key_values
-    for index, layer in enumerate(cache.layers):
-        grown = (rows, layer.keys.shape[1], tokens - 2, layer.keys.shape[-1])
-        cache.update(layer.keys.new_zeros(grown), layer.values.new_zeros(grown), index)
-    mask = torch.ones((rows, tokens), dtype=torch.long, device=device)
-    positions = torch.full_like(token, tokens - 1)
-    options = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-    model(input_ids=token, **options, use_cache=True, logits_to_keep=1)
+    prompt = length.prompt + sizes.in_front
+    at_once = prompts_at_once(rows, prompt)
+
+    def read_prompts() -> None:
+        batch = collate(rows_of(at_once, RowLength(prompt, 0)), PAD).to(device)
+        states = {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+        model(input_ids=batch.input_ids, **states, use_cache=True, logits_to_keep=1)
+
+    def write_last_token() -> None:
+        """A token a row, behind a full cache, which has room for the longest answer that is allowed."""
+        tokens = prompt + learner.recipe.data.max_answer_tokens
+        token = torch.full((rows, 1), TOKEN, device=device)
+        cache = model(input_ids=token, use_cache=True, logits_to_keep=1).past_key_values
+        for index, layer in enumerate(cache.layers):
+            grown = (rows, layer.keys.shape[1], tokens - 2, layer.keys.shape[-1])
+            cache.update(layer.keys.new_zeros(grown), layer.values.new_zeros(grown), index)
+        mask = torch.ones((rows, tokens), dtype=torch.long, device=device)
+        states = {"attention_mask": mask, "position_ids": torch.full_like(token, tokens - 1)}
+        model(input_ids=token, **states, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+    yield LongestStep("generation", "prompts", at_once, read_prompts)
+    yield LongestStep("generation", "last token", rows, write_last_token)
 
 
 def generating(learner: Learner) -> Any:

@@ -81,9 +81,15 @@ class StepBytes:
 
 def trained_tensors(recipe: Recipe, shape: BaseShape) -> list[int]:
     """Numbers of each tensor of the student. Raises `UserError` where nothing of the base is to be adapted."""
-    if method_class(recipe.method.name).extra_tokens(recipe):
-        return _prompt_tensors(recipe, shape)
-    return [recipe.adapter.rank * side for name in adapted_layers(recipe, shape) for side in shape.weights[name]]
+    method = method_class(recipe.method.name)
+    if not method.extra_tokens(recipe):
+        return [recipe.adapter.rank * side for name in adapted_layers(recipe, shape) for side in shape.weights[name]]
+    # A soft prompt is made by the method itself, in front of a base of embeddings without memory.
+    model: Any = torch.nn.Module()
+    table = torch.nn.Embedding(shape.vocabulary, shape.hidden, device="meta")
+    model.get_input_embeddings = lambda: table
+    base: Any = SimpleNamespace(model=model, device=torch.device("meta"), tokenizer=None)
+    return [parameter.numel() for parameter in method.make_adapters(base, recipe).trainable_parameters()]
 
 
 def adapted_layers(recipe: Recipe, shape: BaseShape) -> list[str]:
@@ -100,16 +106,6 @@ def adapted_layers(recipe: Recipe, shape: BaseShape) -> list[str]:
     if not found:
         raise UserError(f"adapter.targets {recipe.adapter.targets!r}: this base has no layers of such names")
     return found
-
-
-def _prompt_tensors(recipe: Recipe, shape: BaseShape) -> list[int]:
-    """Of a soft prompt, which the method itself makes, in front of a base of embeddings without memory."""
-    model: Any = torch.nn.Module()
-    table = torch.nn.Embedding(shape.vocabulary, shape.hidden, device="meta")
-    model.get_input_embeddings = lambda: table
-    base: Any = SimpleNamespace(model=model, device=torch.device("meta"), tokenizer=None)
-    made = method_class(recipe.method.name).make_adapters(base, recipe)
-    return [parameter.numel() for parameter in made.trainable_parameters()]
 
 
 def adapter_bytes(recipe: Recipe, shape: BaseShape, tasks: int) -> AdapterBytes:
@@ -159,7 +155,7 @@ class StepMemory:
         self.number = NUMBER_BYTES[dtype]
         self.exact = max(4, self.number)
         self.half = dtype == "float16"  # LoRA's matrices then work in fp32, on a copy of what comes into each
-        self.kept = self.exact if self.half else self.number  # gradients of recorded queries and keys
+        self.kept = self.exact if self.half else self.number  # gradients of an adapted layer's states
         self.adapters = adapter_bytes(recipe, shape, sizes.tasks)
         self.tokens = sizes.length.tokens + sizes.in_front  # n
         self.attention = shape.heads * shape.head_size  # q
@@ -188,62 +184,45 @@ class StepMemory:
         """Hidden states of all tokens, t h e."""
         return rows * self.tokens * self.shape.hidden * self.number
 
-    def mask(self, rows: int, number: int = 1) -> int:
-        """r n n; rows of one length have none, and of several some are padded."""
-        return rows * self.tokens**2 * number if rows > 1 else 0
-
     def layer(self, rows: int) -> float:
         """What autograd holds of a layer."""
         shape, t = self.shape, rows * self.tokens
-        norms = 2 * t * (shape.hidden * self.exact + 4)  # what goes in, in fp32, and its size
+        norms = 2 * t * shape.hidden * self.exact  # what goes in, in fp32
         if any(".q_norm." in name for name in shape.weights):  # queries and keys have norms of their own
-            norms += t * (shape.heads + shape.key_heads) * (shape.head_size * self.exact + 4)
-        # Queries, keys, values (keys and values repeated to all heads), the output, and a number a query to make the
-        # map again; the mask as numbers, which each layer makes anew.
-        attention = t * (4 * self.attention * self.number + 4 * shape.heads) + self.mask(rows, self.number)
+            norms += t * (shape.heads + shape.key_heads) * shape.head_size * self.exact
+        # Queries, keys, values (keys and values repeated to all heads) and the output; where rows are padded, the mask
+        # as numbers [r, n, n], which each layer makes anew.
+        attention = 4 * t * self.attention * self.number + (t * self.tokens * self.number if rows > 1 else 0)
         gated = 3 * t * shape.mlp * self.number  # gate, its activation, up; their product is what comes into `down`
         return norms + attention + gated + self.adapters_of_layer(t)
 
     def adapters_of_layer(self, t: int) -> float:
-        """What LoRA's matrices hold: what comes into them, what lies between them, themselves in the dtype of the
-        states; with dropout what is left of what comes in, and which numbers these are, for each matrix."""
+        """What LoRA's matrices hold: what comes into them; with dropout what is left of it, and which numbers these
+        are, for each matrix."""
         if not self.adapted:
             return 0
-        shape, layers, adapter = self.shape, self.shape.layers, self.recipe.adapter
-        into_attention = any(size[1] == shape.hidden and size[0] != shape.mlp for size in self.adapted)
-        into_mlp = any(size == (shape.mlp, shape.hidden) for size in self.adapted)
-        into_down = any(size == (shape.hidden, shape.mlp) for size in self.adapted)
-        inputs: float = t * self.number * (shape.hidden * (into_attention + into_mlp) + shape.mlp * into_down)
-        between = t * adapter.rank * self.number * len(self.adapted) / layers
-        frozen = self.adapters.others_after - self.adapters.student if self.grows else 0
-        cast = 0 if NUMBER_BYTES[adapter.dtype] == self.number else 1
-        copies = cast * (self.adapters.weights + frozen / NUMBER_BYTES[adapter.dtype] / 2) * self.number / layers
-        into_each = t * sum(size[1] for size in self.adapted) / layers
-        dropped = into_each * (self.number + 1) if adapter.dropout else 0
+        shape = self.shape
+        into_each = t * sum(size[1] for size in self.adapted) / shape.layers
+        dropped = into_each * (self.number + 1) if self.recipe.adapter.dropout else 0
         if self.half:
-            inputs = into_each * self.exact
-        return inputs + between + copies + dropped
-
-    @property
-    def grows(self) -> bool:
-        return self.adapters.others > self.adapters.student and self.method.growth != "continue"
+            return into_each * self.exact + dropped
+        into_attention = any(size[1] == shape.hidden and size[0] != shape.mlp for size in self.adapted)
+        into_mlp = (shape.mlp, shape.hidden) in self.adapted
+        into_down = (shape.hidden, shape.mlp) in self.adapted
+        return t * self.number * (shape.hidden * (into_attention + into_mlp) + shape.mlp * into_down) + dropped
 
     def transients(self, rows: int) -> float:
         """Alive beside what is held, inside the backward pass of a layer: the gradient of the hidden states, and three
         times that of the MLP's widest states; with an adapter once in place of what came into `down`. Int8 products
         take 16 bytes a number more (sums of int32, and halves; seen on a CPU)."""
-        wide = (2 if self.adapted else 3) * (self.exact if self.half else self.number) + (
-            16 if self.recipe.base.quantization == "int8" else 0
-        )
+        wide = (2 if self.adapted else 3) * self.kept + 16 * (self.recipe.base.quantization == "int8")
         return self.states(rows) + wide * rows * self.tokens * self.shape.mlp
 
     def forward(self, rows: int, tokens: int) -> float:
         """Alive at most in a pass without gradients: the MLP's gate with the layer's and the adapter's up, and their
-        sum; the hidden states, normed ones, and both again; rotations and mask."""
-        shape, t = self.shape, rows * tokens
+        sum; the hidden states, normed ones, and both again."""
         wide = 4 if self.adapted else 3
-        mask = rows * tokens**2 if rows > 1 else 0
-        return t * self.number * (wide * shape.mlp + 4 * shape.hidden + 2 * shape.head_size) + mask
+        return rows * tokens * self.number * (wide * self.shape.mlp + 4 * self.shape.hidden)
 
     # ------------------------------------------------------------------ the loss
 
@@ -261,12 +240,10 @@ class StepMemory:
 
     def graph(self, rows: int) -> float:
         """What autograd holds of a pass: each layer, or what comes into it where it is computed again; the last norm;
-        rotations and mask; the answers' hidden states and the gradients that the loss took along."""
-        shape = self.shape
+        the answers' hidden states and the gradients that the loss took along."""
         per_layer = self.states(rows) if self.recipe.train.checkpointing else self.layer(rows)
-        last_norm = rows * self.tokens * (shape.hidden * self.exact + 4)
-        rotations = 2 * rows * self.tokens * shape.head_size * self.number
-        return shape.layers * per_layer + last_norm + rotations + self.mask(rows) + 2 * self.answers(rows)
+        last_norm = rows * self.tokens * self.shape.hidden * self.exact
+        return self.shape.layers * per_layer + last_norm + 2 * self.answers(rows)
 
     def again(self, rows: int) -> float:
         """What the backward pass of a layer takes: the layer, computed again where it was not held."""
