@@ -1,6 +1,6 @@
 """Files that are whole or not there: written beside their place, synced, moved into it. JSON and safetensors only.
 
-What cannot be written is told in `writing`, for every file of a run.
+What cannot be written is reported by `writing`, for every file of a run.
 """
 
 from __future__ import annotations

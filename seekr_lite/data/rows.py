@@ -140,7 +140,7 @@ def _check_text(value: str, column: str, where: str) -> None:
 def both_splits(
     read: Callable[[str], list[Example]], train: str = "train", test: str = "test"
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Training and test rows. What is wrong with either of them is told at once."""
+    """Training and test rows. What is wrong with either of them is said at once."""
     found, problems = [], []
     for split in (train, test):
         try:

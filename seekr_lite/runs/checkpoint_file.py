@@ -53,7 +53,7 @@ class CheckpointFile(Checkpoints):
     def load(self, stage: int) -> TrainingState | None:
         """The state inside stage `stage`; None where there is none, it is of another stage, or it is damaged.
 
-        A damaged one is put aside and told: its stage is learned again from its start, to the same result.
+        A damaged one is put aside and reported: its stage is learned again from its start, to the same result.
 
         Raises:
             UserError: the file cannot be read, which is no damage of it.

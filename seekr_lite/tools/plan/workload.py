@@ -1,7 +1,7 @@
 """How much there is to read: the rows of every task, counted in tokens.
 
 With the base's tokenizer at hand the counts are exact. Without it they are estimates from characters. Chinese and
-Japanese characters are told apart, since tokenizers made for Latin text spend more than a token on each.
+Japanese characters are counted apart, since tokenizers made for Latin text spend more than a token on each.
 """
 
 from __future__ import annotations
