@@ -275,12 +275,8 @@ class StepMemory:
         backward = self.again(rows)
         if self.held:
             # Gradients wait for their layers; each layer takes its heads anew. The norm of the attention term alone
-            # reaches a layer's queries and keys; what was computed again of its rest waits for the next pass. So does
-            # what went into the first layer's norm in the other terms' passes, where it is a copy in fp32.
-            if self.recipe.train.checkpointing:
-                reached = shape.hidden * (self.exact + self.number) + 2 * self.attention * self.number
-                copies = 2 * shape.hidden * self.exact if self.exact > self.number else 0
-                backward += self.layer(rows) + rows * self.tokens * (copies - reached)
+            # reaches a layer's queries and keys; what was computed again of its rest waits for the next pass.
+            backward += self.layer(rows) if self.recipe.train.checkpointing else 0
             backward += held * self.number + 2 * in_layer * numbers * self.number
         else:
             backward += self.adapters.student
