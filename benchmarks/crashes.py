@@ -26,7 +26,19 @@ from benchmarks.torture_case import CHECKPOINT_STEPS, Outcome, Whole, artefacts,
 from seekr_lite.common.progress import Listener
 from seekr_lite.runs.lock import LOCK_FILE
 
-OPERATIONS = ("fsync", "replace", "rename", "unlink", "remove", "mkdir", "rmdir", "chmod", "truncate", "ftruncate")
+OPERATIONS = (
+    "fsync",
+    "write",
+    "replace",
+    "rename",
+    "unlink",
+    "remove",
+    "mkdir",
+    "rmdir",
+    "chmod",
+    "truncate",
+    "ftruncate",
+)
 RENAMES = ("replace", "rename")
 CHANGES_BY_OPENING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 QUIET = Listener()
