@@ -72,7 +72,7 @@ def test_the_watch_loses_what_was_not_synced(tmp_path: Path) -> None:
 def test_the_watch_says_when_something_wrote_past_it(tmp_path: Path) -> None:
     def write_past() -> None:
         handle = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
-        os.write(handle, b"x")
+        os.pwrite(handle, b"x", 0)
         os.close(handle)
 
     with pytest.raises(AssertionError, match="wrote past the watch"), Watch(tmp_path).watching():
