@@ -229,11 +229,12 @@ class RunFolder:
     def load_state(self, index: int, state_folder: str) -> tuple[dict[str, Any], Any]:
         """What the method kept of a stage: tensors, and plain values."""
         path = self.path / state_folder / f"{self.record.stages[index].name}.safetensors"
-        return read_tensors(self._trusted(path)), self.load_state_values(index, state_folder)
+        return read_tensors(self._trusted(path)), read_json(self._trusted(path.with_suffix(".json")))
 
-    def load_state_values(self, index: int, state_folder: str) -> Any:
-        """The plain values of `load_state` alone."""
-        return read_json(self._trusted(self.path / state_folder / f"{self.record.stages[index].name}.json"))
+    def load_state_values(self, index: int, state_folder: str) -> Any | None:
+        """The plain values of `load_state` alone; None where the record names no such file."""
+        path = self.path / state_folder / f"{self.record.stages[index].name}.json"
+        return read_json(self._trusted(path)) if self._recorded(path) else None
 
     def memory_path(self, index: int) -> Path | None:
         """The file of a stage's replay samples; None where its method keeps none.

@@ -106,10 +106,11 @@ def compared(folder: RunFolder, recipe: Recipe) -> ComparedRun:
 
 
 def _heads_held(folder: RunFolder) -> int | None:
-    """How many heads the last task is held by; read from its JSON alone, so that no tensor is loaded."""
+    """How many heads the last task is held by; read from its JSON alone, so that no tensor is loaded. None: unknown."""
     if not folder.record.stages or folder.heads_folder is None:
         return None
-    return len(folder.load_state_values(len(folder.record.stages) - 1, folder.heads_folder)["heads"])
+    values = folder.load_state_values(len(folder.record.stages) - 1, folder.heads_folder)
+    return None if values is None else len(values["heads"])
 
 
 def method_groups(runs: Sequence[ComparedRun], recipes: Sequence[Recipe]) -> tuple[MethodGroup, ...]:
